@@ -1,0 +1,1 @@
+"""Applying edit scripts: programs, trainable modules, ONNX files."""

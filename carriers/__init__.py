@@ -1,0 +1,1 @@
+"""Native access to the programs that are edited: torch.export and ONNX."""

@@ -1,0 +1,1 @@
+"""Tracing and loading: from a native program to the view."""

@@ -1,0 +1,1 @@
+"""meristem grows trained neural networks without changing what they compute."""

@@ -1,0 +1,1 @@
+"""The graph and everything that knows only graphs: axes, dimensions, content, plans, recipes of weights."""

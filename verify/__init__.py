@@ -1,0 +1,1 @@
+"""Measuring that a grown model computes what its source computed."""
