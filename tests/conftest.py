@@ -1,0 +1,33 @@
+"""What every test stands on: no network, one thread per worker, one name per module."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test may reach for a hub
+
+import sys
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # the workers share the cores, and sums keep one order
+
+ROOMS = {"rewrite", "carriers", "frontends", "backends", "passes", "verify"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_name_per_module():
+    """`import rewrite` from a checkout would give every class a second, unequal copy."""
+    yield
+    assert not ROOMS & set(sys.modules)
+
+
+try:
+    import torchvision  # noqa: F401
+except ModuleNotFoundError:
+    pass  # tests.zoo.without_torchvision imports timm all the same
+except RuntimeError:
+    # Built against another torch: its kernels cannot be loaded, and it cannot register fakes for
+    # them unless somebody has declared them.
+    _schemas = torch.library.Library("torchvision", "FRAGMENT")
+    for _name in ("nms", "qnms"):
+        _schemas.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
