@@ -1,1 +1,1 @@
-"""The graph and everything that knows only graphs: axes, dimensions, content, plans, recipes of weights."""
+"""The graph and what knows only graphs: axes, dimensions, content, plans, recipes of weights."""
