@@ -1,0 +1,120 @@
+"""Applying an edit script to a torch carrier: a new, verified ExportedProgram."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from meristem.backends.torch_edits import GraphEditor
+from meristem.carriers.torch_carrier import TorchCarrier
+from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
+from meristem.rewrite.edits import EditScript
+from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.expansion import Expansion
+from meristem.rewrite.graph import Weight
+
+
+def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
+    """A new carrier with every edit applied; nothing is shared with the source."""
+    module = copy.deepcopy(carrier.program.graph_module)
+    editor = GraphEditor(module.graph)
+    tensors = grown_tensors(carrier, script)
+    for literal in script.literals:
+        editor.literal(literal, tensors, carrier)
+    for size in script.sizes:
+        editor.size(size)
+    for norm in script.statistics:
+        editor.statistics(norm)
+    for edge in script.boundary:
+        editor.boundary(edge, [s.arg.name for s in carrier.program.graph_signature.output_specs])
+    return rebuild(carrier, module, tensors)
+
+
+def grown_tensors(carrier: TorchCarrier, script: EditScript) -> dict[str, torch.Tensor]:
+    """All stored tensors by name after growth; tied names share one tensor, as before."""
+    recipes = {name: e.expansion for e in script.weights for name in e.weight.names}
+    return lift_tensors(carrier.tensors, recipes, {e.weight.name: e.weight for e in script.weights})
+
+
+def lift_tensors(
+    tensors: dict[str, torch.Tensor], recipes: dict[str, Expansion], weights: dict[str, Weight]
+) -> dict[str, torch.Tensor]:
+    """Apply recipes to tensors; copies of the others. Identity of tied tensors is kept."""
+    done: dict[tuple[int, str], torch.Tensor] = {}
+    out: dict[str, torch.Tensor] = {}
+    for name, old in tensors.items():
+        recipe = recipes.get(name)
+        key = (id(old) if old.numel() == 0 else old.data_ptr(), recipe.name if recipe else str(old.shape))
+        if key not in done:
+            done[key] = like(old, grow_tensor(old, recipe) if recipe else old.detach().clone())
+        out[name] = done[key]
+    return out
+
+
+def grow_tensor(old: torch.Tensor, recipe: Expansion) -> torch.Tensor:
+    """Evaluate a recipe on a stored tensor, in its own dtype."""
+    wide = old.detach().cpu()
+    array = wide.float().numpy() if wide.dtype == torch.bfloat16 else wide.numpy()
+    new = recipe.apply(array)
+    return torch.from_numpy(np.ascontiguousarray(new)).to(old.dtype).to(old.device)
+
+
+def like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    """A Parameter where the source was one."""
+    if isinstance(old, torch.nn.Parameter):
+        return torch.nn.Parameter(new, requires_grad=old.requires_grad)
+    return new
+
+
+def rebuild(
+    carrier: TorchCarrier, module: fx.GraphModule, tensors: dict[str, torch.Tensor]
+) -> TorchCarrier:
+    """Re-propagate shapes and construct the program, which torch's own verifier checks."""
+    program = carrier.program
+    graph = module.graph
+    mode = fake_mode_of(program.graph)
+    specs = program.graph_signature.input_specs
+    nodes = [n for n in graph.nodes if n.op == "placeholder"]
+    for node, spec in zip(nodes, specs, strict=True):
+        if spec.target in tensors and spec.kind is not InputKind.USER_INPUT:
+            parameter = spec.kind is InputKind.PARAMETER
+            node.meta["val"] = fake_like(mode, tensors[spec.target], parameter=parameter)
+    try:
+        propagate(graph, mode)
+    except Exception as error:
+        raise CarrierError(
+            f"the grown program does not type-check: {error}; please report this model",
+        ) from error
+    graph.lint()
+    module.recompile()
+    state = {k: tensors[k] for k in program.state_dict}
+    constants = {k: tensors.get(k, v) for k, v in program.constants.items()}
+    signature = copy.deepcopy(program.graph_signature)
+    for spec, arg in zip(signature.output_specs, output_names(graph), strict=True):
+        spec.arg.name = arg
+    new = ExportedProgram(
+        root=module, graph=graph, graph_signature=signature, state_dict=state,
+        range_constraints=copy.deepcopy(program.range_constraints),
+        module_call_graph=copy.deepcopy(program.module_call_graph),
+        example_inputs=program.example_inputs, constants=constants, verifiers=[program.verifier],
+    )
+    return TorchCarrier(
+        new, dict(carrier.dropouts), list(carrier.lost), list(carrier.normalisations),
+        dict(carrier.unused), carrier.gates,
+    )
+
+
+def output_names(graph: fx.Graph) -> list[str]:
+    output = next(n for n in graph.nodes if n.op == "output")
+    return [getattr(n, "name", "") for n in output.args[0]]
+
+
+Applies = Callable[[TorchCarrier, EditScript], TorchCarrier]
+Anything = Any

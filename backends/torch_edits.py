@@ -1,0 +1,188 @@
+"""Single edits on an fx graph: sizes, literals, norms over old coordinates, boundaries."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from meristem.carriers.torch_carrier import TorchCarrier
+from meristem.rewrite.edits import BoundaryEdit, LiteralEdit, SizeEdit, StatisticsEdit
+from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.graph import Array
+
+aten = torch.ops.aten
+
+
+class GraphEditor:
+    """Edits a copy of the program's graph; native nodes are found by name."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.graph = graph
+        self.nodes = {n.name: n for n in graph.nodes}
+
+    def node(self, native: fx.Node) -> fx.Node:
+        return self.nodes[native.name]
+
+    # -- sizes and literals -------------------------------------------------------------------------
+
+    def size(self, edit: SizeEdit) -> None:
+        """A number among the arguments; -1 follows by itself, an expression is multiplied."""
+        node = self.node(edit.slot.native)
+        *path, last = (*edit.slot.role, *([edit.index] if edit.index is not None else []))
+        old = _get(node, (*path, last))
+        if isinstance(old, int) and old < 0 and edit.index is not None:
+            return
+        if isinstance(old, fx.Node):
+            with self.graph.inserting_before(node):
+                up = self.graph.call_function(operator.mul, (old, edit.new))
+                new: Any = self.graph.call_function(operator.floordiv, (up, edit.old))
+        else:
+            new = edit.new
+        _set(node, (*path, last), new)
+
+    def literal(
+        self, edit: LiteralEdit, tensors: dict[str, torch.Tensor], carrier: TorchCarrier
+    ) -> None:
+        """A scalar argument, or a constant tensor by the name that its placeholder has."""
+        node = self.node(edit.slot.native)
+        if edit.slot.role == ("constant",):
+            name = next(t for n, t, _, _ in carrier.stored() if n.name == node.name)
+            old = tensors[name]
+            tensors[name] = torch.from_numpy(np.ascontiguousarray(edit.data)).to(old.dtype)
+            return
+        _set(node, edit.slot.role, float(edit.data))
+
+    # -- norms --------------------------------------------------------------------------------------
+
+    def statistics(self, edit: StatisticsEdit) -> None:
+        """y = (x - mean(x_old)) / sqrt(var(x_old) + eps), then gain and bias over all coordinates.
+
+        Spelled out, because the mean and rstd results of native_layer_norm are not differentiated
+        (ONNX.md 6a).
+        """
+        node = self.node(edit.op.native)
+        schema = {a.name: i for i, a in enumerate(node.target._schema.arguments)}  # type: ignore[union-attr]
+        if "normalized_shape" not in schema:
+            raise CarrierError(f"{edit.op.where}: statistics over old coordinates are not written for it")
+
+        def arg(name: str) -> Any:
+            i = schema.get(name)
+            return None if i is None else (
+                node.args[i] if i < len(node.args) else node.kwargs.get(name)
+            )
+
+        x, weight, bias = arg("input"), arg("weight"), arg("bias")
+        eps = float(edit.op.inputs[1].data)  # type: ignore[attr-defined]
+        with self.graph.inserting_before(node):
+            call = self._caller(node)
+            old = self._take(call, x, edit.axis, edit.old, edit.size)
+            axis = [edit.axis]
+            y = x
+            if edit.op.attrs["center"]:
+                mean = call(aten.mean.dim, old, axis, True)
+                old = call(aten.sub.Tensor, old, mean)
+                y = call(aten.sub.Tensor, x, mean)
+            var = call(aten.mean.dim, call(aten.mul.Tensor, old, old), axis, True)
+            rstd = call(aten.rsqrt.default, call(aten.add.Tensor, var, eps))
+            y = call(aten.mul.Tensor, y, rstd)
+            if weight is not None:
+                y = call(aten.mul.Tensor, y, weight)
+            if bias is not None:
+                y = call(aten.add.Tensor, y, bias)
+        node.replace_all_uses_with(y)
+        self.graph.erase_node(node)
+
+    def _caller(self, like: fx.Node) -> Any:
+        """Insert calls that carry the metadata of the node they stand for."""
+
+        def call(target: Any, *args: Any) -> fx.Node:
+            node = self.graph.call_function(target, args)
+            for key in ("nn_module_stack", "stack_trace", "torch_fn", "custom"):
+                if key in like.meta:
+                    node.meta[key] = like.meta[key]
+            return node
+
+        return call
+
+    def _take(self, call: Any, x: fx.Node, axis: int, old: Array, size: int) -> fx.Node:
+        """Old coordinates: a slice where they are a prefix, else their runs side by side."""
+        runs = np.split(old, np.flatnonzero(np.diff(old) != 1) + 1)
+        parts = [call(aten.slice.Tensor, x, axis, int(r[0]), int(r[-1]) + 1) for r in runs]
+        if len(parts) == 1:
+            return parts[0]  # type: ignore[no-any-return]
+        return call(aten.cat.default, parts, axis)  # type: ignore[no-any-return]
+
+    # -- boundary -----------------------------------------------------------------------------------
+
+    def boundary(self, edit: BoundaryEdit, outputs: list[str]) -> None:
+        """Crop an output to its old coordinates, or pad an input with zeros."""
+        if edit.output:
+            output = next(n for n in self.graph.nodes if n.op == "output")
+            values = list(output.args[0])
+            name = edit.name
+            for i, value in enumerate(values):
+                if outputs[i] == name and isinstance(value, fx.Node):
+                    with self.graph.inserting_before(output):
+                        values[i] = self._take(
+                            self._caller(value), value, edit.axis, edit.old, edit.size
+                        )
+            output.args = (tuple(values),)
+            return
+        node = self.nodes[edit.name]
+        users = list(node.users)
+        first = next(n for n in self.graph.nodes if n.op != "placeholder")
+        with self.graph.inserting_before(first):
+            padded = self._spread(self._caller(node), node, edit)
+        for user in users:
+            user.replace_input_with(node, padded)
+
+    def _spread(self, call: Any, x: fx.Node, edit: BoundaryEdit) -> fx.Node:
+        """Zeros between and after the runs of old coordinates."""
+        rank = x.meta["val"].dim()
+        cuts = np.flatnonzero(np.diff(edit.old) != 1) + 1
+        ends = [*cuts.tolist(), len(edit.old)]
+        parts, start = [], 0
+        for i, end in enumerate(ends):
+            piece = x if len(ends) == 1 else call(aten.slice.Tensor, x, edit.axis, start, end)
+            upto = int(edit.old[ends[i]]) if i + 1 < len(ends) else edit.size
+            count = upto - int(edit.old[end - 1]) - 1
+            pad = [0, 0] * (rank - 1 - edit.axis) + [0, count]
+            parts.append(call(aten.constant_pad_nd.default, piece, pad) if count else piece)
+            start = end
+        return parts[0] if len(parts) == 1 else call(aten.cat.default, parts, edit.axis)
+
+
+def _get(node: fx.Node, path: tuple[Any, ...]) -> Any:
+    at: Any = node
+    for step in path:
+        if at is node:
+            at = node.args if step == "args" else node.kwargs
+        elif isinstance(at, dict):
+            at = at.get(step)
+        else:
+            at = at[step]
+    return at
+
+
+def _set(node: fx.Node, path: tuple[Any, ...], value: Any) -> None:
+    kind, key, *rest = path
+
+    def replaced(container: Any, steps: list[Any]) -> Any:
+        if not steps:
+            return value
+        out = list(container)
+        out[steps[0]] = replaced(out[steps[0]], steps[1:])
+        return out
+
+    if kind == "args":
+        args = list(node.args)
+        args[key] = replaced(args[key], rest)
+        node.args = tuple(args)
+    else:
+        kwargs = dict(node.kwargs)
+        kwargs[key] = replaced(kwargs.get(key), rest)
+        node.kwargs = kwargs

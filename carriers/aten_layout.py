@@ -1,0 +1,344 @@
+"""Lowering of ATen, continued: moving, reading and making coordinates, and looking along axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from meristem.carriers.aten import Call, aten
+from meristem.rewrite.graph import Literal, Value
+
+
+@aten("view.default", "reshape.default", "_unsafe_view.default", "view_copy.default", "_reshape_copy.default")
+def reshape(c: Call) -> Value:
+    role = c.role("size" if "size" in c.position else "shape")
+    return c.b.reshape(c.value("self"), c.shape(), role)
+
+
+@aten("unflatten.int")
+def unflatten(c: Call) -> Value:
+    x = c.value("self")
+    first, count = c.num("dim") % len(x.shape), len(c.num("sizes"))
+    slots = {"pieces": c.b.slot(c.role("sizes"))}
+    return c.b.apply("reshape", x, shape=c.shape(), first=first, count=count, slots=slots)
+
+
+@aten(
+    "unsqueeze.default", "squeeze.dim", "squeeze.dims", "squeeze.default", "flatten.using_ints",
+    "unsqueeze_copy.default", "squeeze_copy.dim",
+)
+def regroup(c: Call) -> Value:
+    return c.b.reshape(c.value("self"), c.shape())
+
+
+@aten("permute.default", "permute_copy.default")
+def permute(c: Call) -> Value:
+    return c.b.permute(c.value("self"), c.num("dims"))
+
+
+@aten("transpose.int", "t.default", "mT.default", "numpy_T.default", "swapaxes.default")
+def transpose(c: Call) -> Value:
+    x = c.value("self")
+    perm = list(range(len(x.shape)))
+    if len(perm) < 2:
+        return c.b.apply("identity", x)
+    i, j = (c.num("dim0"), c.num("dim1")) if "dim0" in c.position else (-2, -1)
+    perm[i], perm[j] = perm[j], perm[i]
+    return c.b.permute(x, perm)
+
+
+@aten("movedim.intlist", "movedim.int")
+def movedim(c: Call) -> Value:
+    x = c.value("self")
+    probe = np.empty(tuple(range(2, 2 + len(x.shape))), np.bool_)
+    moved = np.moveaxis(probe, c.num("source"), c.num("destination"))
+    return c.b.permute(x, [n - 2 for n in moved.shape])
+
+
+@aten("expand.default", "broadcast_to.default", "expand_as.default", "expand_copy.default")
+def expand(c: Call) -> Value:
+    role = c.role("size") if "size" in c.position else None
+    return c.b.expand(c.value("self"), c.shape(), role)
+
+
+@aten("repeat.default", "tile.default")
+def repeat(c: Call) -> Value:
+    name = "repeats" if "repeats" in c.position else "dims"
+    repeats = c.num(name)
+    x = c.value("self")
+    return c.b.tile(x, [1] * (len(x.shape) - len(repeats)) + list(repeats))
+
+
+@aten("repeat_interleave.self_int")
+def repeat_interleave(c: Call) -> Value | None:
+    if c.args["dim"] is None:
+        return None
+    return c.b.repeat_each(c.value("self"), c.num("repeats"), c.num("dim"))
+
+
+@aten("slice.Tensor", "slice_copy.Tensor")
+def slice_(c: Call) -> Value:
+    x = c.value("self")
+    start, end = c.num("start") or 0, c.num("end")
+    n = x.shape[c.num("dim")]
+    roles = {"start": c.role("start"), "end": c.role("end")}
+    return c.b.slice(x, c.num("dim"), start, n if end is None else end, c.num("step"), roles)
+
+
+@aten("narrow.default")
+def narrow(c: Call) -> Value:
+    start, length = c.num("start"), c.num("length")
+    roles = {"start": c.role("start"), "length": c.role("length")}
+    return c.b.slice(c.value("self"), c.num("dim"), start, start + length, 1, roles)
+
+
+@aten("select.int", "select_copy.int")
+def select(c: Call) -> Value:
+    return c.b.select(c.value("self"), c.num("dim"), c.num("index"), c.role("index"))
+
+
+@aten("split_with_sizes.default", "split_with_sizes_copy.default", "split.sizes")
+def split_sizes(c: Call) -> list[Value]:
+    name = "split_sizes" if "split_sizes" in c.position else "split_size"
+    return c.b.split(c.value("self"), c.num("dim"), c.num(name), c.role(name))
+
+
+@aten("split.Tensor", "chunk.default", "unbind.int", "tensor_split.sections")
+def split(c: Call) -> list[Value]:
+    """Pieces of one size: the program states one number, or none (see normalisation)."""
+    x = c.value("self")
+    axis = c.num("dim") % len(x.shape)
+    from meristem.carriers.aten_values import shape_of
+
+    shapes = [shape_of(v) for v in c.node.meta["val"]]
+    if "unbind" in str(c.node.target):
+        return [c.b.select(x, axis, i) for i in range(len(shapes))]
+    return c.b.split(x, axis, [s[axis] for s in shapes])
+
+
+@aten("cat.default", "concat.default", "concatenate.default")
+def cat(c: Call) -> Value:
+    return c.b.concat(c.list("tensors"), c.num("dim"))
+
+
+@aten("stack.default")
+def stack(c: Call) -> Value:
+    xs = c.list("tensors")
+    axis = c.num("dim") % (len(xs[0].shape) + 1)
+    shape = [*xs[0].shape[:axis], 1, *xs[0].shape[axis:]]
+    return c.b.concat([c.b.reshape(x, shape) for x in xs], axis)
+
+
+@aten("constant_pad_nd.default", "pad.default")
+def pad(c: Call) -> Value | None:
+    if c.args.get("mode") not in (None, "constant"):
+        return None
+    x, flat = c.value("self"), c.num("pad")
+    pads = [(0, 0)] * len(x.shape)
+    for i in range(len(flat) // 2):
+        pads[-1 - i] = (flat[2 * i], flat[2 * i + 1])
+    for a, (lo, hi) in enumerate(pads):
+        if lo < 0 or hi < 0:
+            n = x.shape[a]
+            x = c.b.slice(x, a, max(-lo, 0), n + min(hi, 0))
+    pads = [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
+    return c.b.apply("pad", x, pads=tuple(pads), value=float(c.num("value") or 0))
+
+
+@aten("flip.default")
+def flip(c: Call) -> Value:
+    x = c.value("self")
+    axes = tuple(d % len(x.shape) for d in c.num("dims"))
+    return c.b.apply("rearrange", x, how="flip", axes=axes)
+
+
+@aten("roll.default")
+def roll(c: Call) -> Value | None:
+    x = c.value("self")
+    if not c.num("dims"):
+        return None
+    axes = tuple(d % len(x.shape) for d in c.num("dims"))
+    return c.b.apply("rearrange", x, how="roll", axes=axes, shifts=tuple(c.num("shifts")))
+
+
+# -- reading by index ------------------------------------------------------------------------------
+
+
+@aten("embedding.default")
+def embedding(c: Call) -> Value:
+    return c.b.apply("take", c.value("weight"), c.value("indices"), axis=0, unsigned=True)
+
+
+@aten("index_select.default")
+def index_select(c: Call) -> Value:
+    x = c.value("self")
+    return c.b.apply("take", x, c.value("index"), axis=c.num("dim") % len(x.shape))
+
+
+@aten("index.Tensor", "_unsafe_index.Tensor")
+def index(c: Call) -> Value | None:
+    x = c.value("self")
+    given = [(a, c.values[n]) for a, n in enumerate(c.args["indices"]) if n is not None]
+    if any(v.dtype == "bool" for _, v in given):
+        return None
+    if len(given) == 1:
+        axis, i = given[0]
+        if isinstance(i, Literal) and i.data.shape == (1,):
+            start = int(i.data[0]) % x.shape[axis]
+            y = c.b.slice(x, axis, start, start + 1)
+            y.producer.slots["start"] = i.slot  # type: ignore[union-attr,assignment]
+            if i.slot is None:
+                del y.producer.slots["start"]  # type: ignore[union-attr]
+            return y
+        return c.b.apply("take", x, i, axis=axis)
+    return c.b.emit("take_many", [x, *(v for _, v in given)], {"axes": [a for a, _ in given]}).output
+
+
+@aten("gather.default")
+def gather(c: Call) -> Value:
+    x = c.value("self")
+    return c.b.apply("take_along", x, c.value("index"), axis=c.num("dim") % len(x.shape))
+
+
+# -- making ----------------------------------------------------------------------------------------
+
+
+@aten(
+    "full.default", "zeros.default", "ones.default", "full_like.default", "zeros_like.default",
+    "ones_like.default", "new_zeros.default", "new_ones.default", "new_full.default", "scalar_tensor.default",
+)
+def full(c: Call) -> Value | None:
+    name = str(c.node.target)
+    value: Any = 0 if "zeros" in name else 1 if "ones" in name else c.num(
+        "fill_value" if "fill_value" in c.position else "s")
+    if not isinstance(value, (int, float, bool)):
+        return None
+    slots = {"shape": c.b.slot(c.role("size"))} if "size" in c.position else {}
+    return c.b.apply("full", shape=c.shape(), value=value, dtype=c.dtype(), slots=slots)
+
+
+@aten("arange.default", "arange.start", "arange.start_step")
+def arange(c: Call) -> Value:
+    start = c.num("start") if "start" in c.position else 0
+    step = c.num("step") if "step" in c.position else 1
+    slots = {} if isinstance(c.args["end"], fx.Node) else {"end": c.b.slot(c.role("end"))}
+    return c.b.apply(
+        "range", start=start or 0, step=1 if step is None else step, length=c.shape()[0],
+        dtype=c.dtype(), slots=slots,
+    )
+
+
+# -- looking along axes ----------------------------------------------------------------------------
+
+
+def _axes(c: Call, name: str = "dim") -> tuple[int, ...]:
+    rank = len(c.value("self").shape)
+    got = c.num(name) if name in c.position else None
+    if got is None or got == []:
+        return tuple(range(rank))
+    return tuple(a % rank for a in (got if isinstance(got, list) else [got]))
+
+
+@aten("sum.dim_IntList", "mean.dim", "sum.default", "mean.default")
+def total(c: Call) -> Value:
+    x = c.value("self")
+    if not x.is_float and "sum" in str(c.node.target):
+        x = c.b.apply("cast", x, options={"to": c.dtype()}, dtype=c.dtype())
+    keep = bool(c.args.get("keepdim") or False)
+    return c.b.apply("sum", x, axes=_axes(c), keep=keep, mean="mean" in str(c.node.target))
+
+
+@aten("amax.default", "amin.default", "any.dim", "any.default", "all.default", "all.dim", "prod.dim_int")
+def extremum(c: Call) -> Value:
+    how = str(c.node.target).split(".")[1].removeprefix("a") if "am" in str(c.node.target) else \
+        str(c.node.target).split(".")[1]
+    keep = bool(c.args.get("keepdim") or False)
+    return c.b.apply("extremum", c.value("self"), axes=_axes(c), keep=keep, how=how)
+
+
+@aten("argmax.default", "argmin.default")
+def argmax(c: Call) -> Value | None:
+    if c.args["dim"] is None:
+        return None
+    how = str(c.node.target).split(".")[1]
+    return c.b.apply("extremum", c.value("self"), axes=_axes(c), keep=bool(c.args["keepdim"]), how=how)
+
+
+@aten("softmax.int", "_softmax.default", "log_softmax.int", "_log_softmax.default")
+def softmax(c: Call) -> Value:
+    x = c.value("self")
+    return c.b.apply("softmax", x, axis=c.num("dim") % len(x.shape), log="log" in str(c.node.target))
+
+
+@aten("cumsum.default")
+def cumsum(c: Call) -> Value:
+    x = c.value("self")
+    x = c.b.apply("cast", x, options={"to": c.dtype()}, dtype=c.dtype()) if x.dtype != c.dtype() else x
+    return c.b.apply("scan", x, how="cumsum", axis=c.num("dim") % len(x.shape))
+
+
+@aten("diff.default")
+def diff(c: Call) -> Value | None:
+    x, before, after = c.value("self"), c.maybe("prepend"), c.maybe("append")
+    if c.num("n") != 1 or x.dtype == "bool":
+        return None
+    axis = c.num("dim") % len(x.shape)
+    parts = [v for v in (before, x, after) if v is not None]
+    whole = c.b.concat(parts, axis) if len(parts) > 1 else x
+    return c.b.apply("scan", whole, how="diff", axis=axis)
+
+
+@aten("tril.default", "triu.default")
+def triangle(c: Call) -> Value:
+    how = str(c.node.target).split(".")[1]
+    return c.b.apply("scan", c.value("self"), how=how, k=c.num("diagonal"))
+
+
+@aten("topk.default", "sort.default", "sort.stable")
+def order(c: Call) -> list[Value]:
+    x = c.value("self")
+    axis = c.num("dim") % len(x.shape)
+    if "topk" in str(c.node.target):
+        at = {"axis": axis, "k": c.num("k"), "descending": bool(c.args["largest"])}
+        return [c.b.apply("scan", x, how=how, **at) for how in ("topk", "topk_index")]
+    at = {"axis": axis, "descending": bool(c.args["descending"])}
+    return [c.b.apply("scan", x, how=how, **at) for how in ("sort", "argsort")]
+
+
+@aten("max_pool2d.default", "avg_pool2d.default", "max_pool1d.default", "avg_pool1d.default",
+      "adaptive_avg_pool2d.default", "adaptive_avg_pool1d.default", "max_pool2d_with_indices.default",
+      "_adaptive_avg_pool2d.default")
+def pool(c: Call) -> Any:
+    name = str(c.node.target).split(".")[1]
+    x = c.value("self")
+    rank = 2 if "2d" in name else 1
+
+    def each(arg: str, default: int) -> list[int]:
+        got = c.num(arg) if arg in c.position else None
+        got = [default] if got in (None, []) else got if isinstance(got, list) else [got]
+        return got * rank if len(got) == 1 else got
+
+    if "adaptive" in name:
+        target = each("output_size", 1)
+        spatial = x.shape[-rank:]
+        if any(n % t for n, t in zip(spatial, target, strict=True)):
+            return None
+        kernel = [n // t for n, t in zip(spatial, target, strict=True)]
+        attrs: dict[str, Any] = {"kernel": kernel, "stride": kernel, "pads": [0] * rank}
+    else:
+        kernel = each("kernel_size", 1)
+        stride = each("stride", 0)
+        attrs = {
+            "kernel": kernel, "stride": kernel if stride == [0] * rank else stride,
+            "pads": each("padding", 0),
+        }
+        if any(d != 1 for d in each("dilation", 1)) or c.args.get("divisor_override"):
+            return None
+        if c.args.get("count_include_pad") is False and any(attrs["pads"]):
+            return None
+    how = "max" if "max" in name else "mean"
+    attrs = {k: tuple(v) for k, v in attrs.items()}
+    y = c.b.apply("pool", x, how=how, ceil=bool(c.args.get("ceil_mode") or False), **attrs)
+    return [y, None] if "with_indices" in name else y

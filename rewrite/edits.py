@@ -1,0 +1,94 @@
+"""The edit script: a closed vocabulary of changes to a carrier, addressed by (native node, role).
+
+Backends apply it; nothing in it decides anything. Weights are given as recipes (Expansions), sizes as
+numbers, so that the same script serves a program in memory and a file on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from meristem.rewrite.blocks import Ints
+from meristem.rewrite.expansion import Expansion
+from meristem.rewrite.graph import Array, Op, Slot, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class SizeEdit:
+    """The size at ``slot`` (its ``index``-th entry, or the number itself) changes from old to new.
+
+    Where the carrier computes the entry (a dynamic size times a static one, or -1), the backend must
+    make it give ``new / old`` times what it gives, which may mean doing nothing.
+    """
+
+    slot: Slot
+    index: int | None
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiteralEdit:
+    """The constant at ``slot`` becomes ``data`` (copy-on-write where the carrier shares constants)."""
+
+    slot: Slot
+    data: Array
+
+
+@dataclass(frozen=True, slots=True)
+class WeightEdit:
+    """A stored tensor becomes what its recipe gives."""
+
+    weight: Weight
+    expansion: Expansion
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsEdit:
+    """The normalisation of ``op.native`` takes mean and variance over ``old`` positions of ``axis`` only.
+
+    y = (x - mean(x[old])) / sqrt(var(x[old]) + eps), then the affine part as before (ONNX.md 6a).
+    ``op`` is the norm in the view (attributes ``axes``, ``center``; its second input is epsilon).
+    """
+
+    op: Op
+    axis: int
+    old: Ints
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoundaryEdit:
+    """An input (``output`` False) is padded with zeros, or an output is read at old positions.
+
+    ``old`` are the positions of the old coordinates among ``size`` new ones along ``axis``.
+    """
+
+    name: str
+    output: bool
+    axis: int
+    old: Ints
+    size: int
+
+
+@dataclass
+class EditScript:
+    """Everything that one width growth changes."""
+
+    sizes: list[SizeEdit] = field(default_factory=list)
+    literals: list[LiteralEdit] = field(default_factory=list)
+    weights: list[WeightEdit] = field(default_factory=list)
+    statistics: list[StatisticsEdit] = field(default_factory=list)
+    boundary: list[BoundaryEdit] = field(default_factory=list)
+
+    @property
+    def added_operators(self) -> list[str]:
+        """What the grown program computes in addition, in words."""
+        out = [f"statistics over old coordinates at {e.op.where}" for e in self.statistics]
+        for b in self.boundary:
+            out.append(f"{'crop of output' if b.output else 'padding of input'} {b.name}")
+        return out
+
+
+Native = Any

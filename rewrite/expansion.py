@@ -1,0 +1,251 @@
+"""Expansions: the recipe of one new weight, lazy, composable and serialisable.
+
+For every axis a lift (which pieces are old, which fresh), for every fresh block a fill, for every old
+block a factor. Evaluated block by block from the stored tensor: old blocks are copied and scaled,
+zeros and twins are derived from them, and free entries are drawn from the statistics of the old block
+they extend. Fresh values depend on (seed, weight name, block) alone, never on order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from math import exp
+from typing import Any
+
+import numpy as np
+
+from meristem.rewrite.graph import Array
+
+Digits = tuple[tuple[int, bool], ...]  # (size, fresh) of every factor of a block
+
+
+@dataclass(frozen=True)
+class Lift:
+    """One axis: its blocks in order, and the block number of every new coordinate.
+
+    A lift is stored as a nested term: ``["atom", n, new]``, ``["prod", ...]`` or ``["cat", ...]``, from
+    which sources and blocks follow.
+    """
+
+    term: Any
+
+    @property
+    def old_size(self) -> int:
+        return _size(self.term, 1)
+
+    @property
+    def size(self) -> int:
+        return _size(self.term, 2)
+
+    def blocks(self) -> list[Digits]:
+        """(size, fresh) digits of every block, in lexicographic order."""
+        return _blocks(self.term)
+
+    def coordinates(self) -> tuple[Array, Array]:
+        """Source index (-1 where fresh) and block number of every new coordinate."""
+        return _coordinates(self.term)
+
+    @property
+    def grows(self) -> bool:
+        return self.size != self.old_size
+
+
+def _size(term: Any, which: int) -> int:
+    if term[0] == "atom":
+        return int(term[which])
+    sizes = [_size(p, which) for p in term[1:]]
+    return int(np.prod(sizes)) if term[0] == "prod" else sum(sizes)
+
+
+def _blocks(term: Any) -> list[Digits]:
+    if term[0] == "atom":
+        old: Digits = ((term[1], False),)
+        return [old] if term[1] == term[2] else [old, ((term[2] - term[1], True),)]
+    if term[0] == "cat":
+        return [b for p in term[1:] for b in _blocks(p)]
+    out: list[Digits] = [()]
+    for p in term[1:]:
+        out = [(*b, *c) for b in out for c in _blocks(p)]
+    return out
+
+
+def _coordinates(term: Any) -> tuple[Array, Array]:
+    if term[0] == "atom":
+        old, new = term[1], term[2]
+        return (
+            np.concatenate([np.arange(old), np.full(new - old, -1)]).astype(np.int64),
+            (np.arange(new) >= old).astype(np.int64),
+        )
+    parts = [_coordinates(p) for p in term[1:]]
+    sizes = [_size(p, 1) for p in term[1:]]
+    counts = [len(_blocks(p)) for p in term[1:]]
+    if term[0] == "cat":
+        source = [
+            np.where(s < 0, -1, s + o)
+            for (s, _), o in zip(parts, np.cumsum([0, *sizes]), strict=False)
+        ]
+        block = [b + o for (_, b), o in zip(parts, np.cumsum([0, *counts]), strict=False)]
+        return np.concatenate(source), np.concatenate(block)
+    source, block = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    for (s, b), n, c in zip(parts, sizes, counts, strict=True):
+        fresh = (source[:, None] < 0) | (s[None, :] < 0)
+        source = np.where(fresh, -1, source[:, None] * n + s[None, :]).ravel()
+        block = (block[:, None] * c + b[None, :]).ravel()
+    return source, block
+
+
+@dataclass(frozen=True)
+class Fill:
+    """What a fresh block holds: ``zero``, ``free`` (drawn), ``positive``, ``mean`` or ``copy``.
+
+    ``digit`` numbers the fresh digit along which a mean or copy is taken, ``source`` is the block that it
+    is taken from.
+    """
+
+    kind: str
+    digit: int = 0
+    source: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The recipe of one weight. ``scales`` are logarithms by old block; ``shift`` is a constant that the
+    program adds to the weight, so that weight + shift is what scales."""
+
+    name: str
+    axes: tuple[Lift, ...]
+    fills: dict[tuple[int, ...], Fill] = field(default_factory=dict)
+    scales: dict[tuple[int, ...], float] = field(default_factory=dict)
+    shift: float = 0.0
+    seed: int = 0
+    progression: int | None = None  # an axis along which a table continues by its own rule
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(a.size for a in self.axes)
+
+    @property
+    def old_shape(self) -> tuple[int, ...]:
+        return tuple(a.old_size for a in self.axes)
+
+    @property
+    def changes(self) -> bool:
+        """Does anything differ from the stored tensor?"""
+        return any(a.grows for a in self.axes) or any(self.scales.values())
+
+    def apply(self, old: Array, dtype: Any = None) -> Array:
+        """The new tensor, computed in float64 and rounded once to ``dtype`` (default: the stored one).
+
+        Rounding happens before means are taken, so that the mean of the stored values is what is stored.
+        """
+        target = np.dtype(dtype or old.dtype)
+        if not self.changes:
+            return np.array(old, target)
+        if tuple(old.shape) != self.old_shape:
+            raise ValueError(f"{self.name}: stored shape {old.shape}, recipe for {self.old_shape}")
+        where = [a.coordinates() for a in self.axes]
+        grids = [a.blocks() for a in self.axes]
+        numbers = [[np.flatnonzero(b == i) for i in range(len(g))] for (_, b), g in zip(where, grids, strict=True)]
+        out = np.zeros(self.shape, target)
+        indices = sorted(
+            np.ndindex(*(len(g) for g in grids)), key=lambda i: len(self._digits(grids, i))
+        )
+        for index in indices:
+            cells = np.ix_(*(n[i] for n, i in zip(numbers, index, strict=True)))
+            if self._digits(grids, index):
+                out[cells] = self._fresh(old, out, index, where, grids, numbers, target)
+            else:
+                source = np.ix_(*(s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True)))
+                out[cells] = self._old(old[source], self.scales.get(index, 0.0), target)
+        return out
+
+    @staticmethod
+    def _digits(grids: list[list[Digits]], index: tuple[int, ...]) -> list[tuple[int, int]]:
+        """(axis, position in the block) of the fresh digits."""
+        return [
+            (axis, k)
+            for axis, i in enumerate(index)
+            for k, (_, fresh) in enumerate(grids[axis][i])
+            if fresh
+        ]
+
+    def _old(self, block: Array, log_scale: float, target: Any) -> Array:
+        if not log_scale:
+            return block.astype(target)
+        wide = block.astype(np.float64)
+        return (exp(log_scale) * (wide + self.shift) - self.shift).astype(target)
+
+    def _fresh(
+        self,
+        old: Array,
+        out: Array,
+        index: tuple[int, ...],
+        where: Any,
+        grids: list[list[Digits]],
+        numbers: Any,
+        target: Any,
+    ) -> Array:
+        fill = self.fills.get(index, Fill("free"))
+        shape = tuple(len(n[i]) for n, i in zip(numbers, index, strict=True))
+        if fill.kind == "zero":
+            return np.zeros(shape, target)
+        base = self._base(grids, index)
+        if fill.kind in ("mean", "copy"):
+            axis, position = self._digits(grids, index)[fill.digit]
+            cells = np.ix_(*(n[i] for n, i in zip(numbers, fill.source, strict=True)))
+            return _twin(out[cells].astype(np.float64), grids, index, fill, axis, position).astype(target)
+        source = np.ix_(*(s[n[i]] for (s, _), n, i in zip(where, numbers, base, strict=True)))
+        near = self._old(old[source], self.scales.get(base, 0.0), np.float64)
+        if self.progression is not None:
+            return _continue(near, self.progression, shape[self.progression]).astype(target)
+        if target.kind != "f":
+            return np.full(shape, near.flat[0] if near.size else 0, target)
+        if fill.kind == "positive":
+            return np.full(shape, float(np.mean(np.abs(near))) or 1.0, target)
+        key = f"{self.seed}|{self.name}|{index}".encode()
+        rng = np.random.default_rng(np.frombuffer(hashlib.sha256(key).digest()[:16], np.uint64))
+        spread = float(near.std()) if near.size > 1 else float(abs(near.mean())) * 0.1
+        noise = rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
+        return (float(near.mean()) + (spread or 0.02) * noise).astype(target)
+
+    @staticmethod
+    def _base(grids: list[list[Digits]], index: tuple[int, ...]) -> tuple[int, ...]:
+        """The all-old block that a fresh block extends: the nearest before it, else the first old."""
+        out = []
+        for grid, i in zip(grids, index, strict=True):
+            pool = [j for j in range(i, -1, -1) if not any(f for _, f in grid[j])]
+            pool += [j for j in range(len(grid)) if not any(f for _, f in grid[j])]
+            out.append(pool[0])
+        return tuple(out)
+
+
+def _twin(
+    source: Array, grids: list[list[Digits]], index: tuple[int, ...], fill: Fill, axis: int, position: int
+) -> Array:
+    """Mean over, or copies along, one digit of the source block."""
+    before = grids[axis][fill.source[axis]]
+    after = grids[axis][index[axis]]
+    inner = [n for n, _ in before]
+    lead, tail = source.shape[:axis], source.shape[axis + 1 :]
+    x = source.reshape(*lead, *inner, *tail)
+    at = len(lead) + position
+    count = after[position][0]
+    if fill.kind == "mean":
+        x = np.repeat(x.mean(axis=at, keepdims=True), count, axis=at)
+    else:
+        x = np.take(x, np.arange(count) % x.shape[at], axis=at)
+    return x.reshape(*lead, -1, *tail)
+
+
+def _continue(near: Array, axis: int, count: int) -> Array:
+    """Continue a table geometrically along an axis (rotary frequencies: theta ** (-2 i / d)).
+
+    With fewer than two entries, or where neighbours do not have one ratio, the last entry is repeated.
+    """
+    x = np.moveaxis(near, axis, -1)
+    ratio = x[..., -1:] / x[..., -2:-1] if x.shape[-1] > 1 else np.ones_like(x[..., -1:])
+    if x.shape[-1] > 2 and not np.allclose(x[..., 1:], x[..., :-1] * ratio, rtol=1e-3):
+        ratio = np.ones_like(ratio)
+    steps = ratio ** np.arange(1, count + 1)
+    return np.moveaxis(x[..., -1:] * steps, -1, axis)

@@ -1,0 +1,319 @@
+"""Abstract interpretation of a growth: what every block of every value holds.
+
+Forward over the graph, each operator's ``transfer`` facet computes one ``Cell`` for every block of its
+results and files obligations where it mixes coordinates. Nothing is decided here; the planner solves
+the obligations and the scale system together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from math import log
+
+import numpy as np
+
+from meristem.rewrite.axes import Term
+from meristem.rewrite.blocks import Block, Growth
+from meristem.rewrite.equations import Equations
+from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of, var
+from meristem.rewrite.graph import Array, Input, Literal, Op, Value, Weight
+from meristem.rewrite.scale import NONE, Linear, ScaleSystem
+from meristem.rewrite.registry import semantics
+
+# The properties that a fresh weight block may be given.
+ZERO, TWIN, POSITIVE = "zero", "twin", "positive"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is known of one block.
+
+    ``zero``: it is zero (fresh blocks, literal zeros). ``twins``: for each fresh digit, in order,
+    "equal to the mean of the old along it" or "a copy of the old", by the digit's strategy.
+    ``scale``: logarithm of the factor of old coordinates; None where any factor fits (fresh blocks,
+    zeros, infinities). ``nonneg``, ``pos``: sign.
+    """
+
+    zero: Formula = FALSE
+    twins: tuple[Formula, ...] = ()
+    scale: Linear | None = NONE
+    nonneg: Formula = FALSE
+    pos: Formula = FALSE
+
+
+Cells = np.ndarray  # of Cell, one axis for each axis of the value
+OLD = Cell()
+OLD_NONNEG = Cell(nonneg=TRUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation:
+    """What an operator needs of the content; ``why`` completes 'the operator ...'."""
+
+    formula: Formula
+    op: Op
+    why: str
+    atoms: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A need that nothing can meet under the current strategies."""
+
+    op: Op
+    why: str
+    atoms: frozenset[int]
+
+
+@dataclass
+class Flow:
+    """State of one abstract interpretation."""
+
+    eq: Equations
+    growth: Growth
+    compensate: str = "graph"
+    boundary: str = "pin"
+    scales: ScaleSystem = field(default_factory=ScaleSystem)
+    obligations: list[Obligation] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    statistics: list[Op] = field(default_factory=list)
+    cells: dict[Value, Cells] = field(default_factory=dict)
+    weight_scales: dict[Weight, Cells] = field(default_factory=dict)
+    literal_scales: dict[Literal, Linear] = field(default_factory=dict)
+    shifts: dict[Weight, float] = field(default_factory=dict)
+    remapped: list[tuple[Literal, Term]] = field(default_factory=list)
+    opened: dict[Value, list[Formula]] = field(default_factory=dict)
+    op: Op | None = None
+
+    def run(self) -> Flow:
+        """Interpret the whole graph, then require that every output is preserved."""
+        for op in self.eq.graph.ops:
+            self.op = op
+            semantics(op.kind).transfer(op, self)
+        for _, value in self.eq.graph.outputs:
+            for cell in self.of(value).flat:
+                self.equal_scales([cell.scale, NONE], "is an output of the graph")
+        return self
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def grid(self, value: Value) -> tuple[tuple[Block, ...], ...]:
+        """The blocks of every axis."""
+        return tuple(self.growth.blocks(t) for t in self.eq.of(value))
+
+    def of(self, value: Value) -> Cells:
+        """The cells of a value; leaves are set up at their first use."""
+        got = self.cells.get(value)
+        if got is None:
+            got = self.cells[value] = self._leaf(value)
+        return got
+
+    def set(self, value: Value, cells: Cells) -> None:
+        """State the cells of a result."""
+        self.cells[value] = cells
+
+    def fill(self, value: Value, make: Cell) -> None:
+        """Every old block of ``value`` is ``make``; fresh ones are finite and otherwise unknown."""
+        self.set(value, self.build(value, lambda _, fresh: self.unknown(fresh) if fresh else make))
+
+    def build(self, value: Value, make: object) -> Cells:
+        """Cells by a function of (index, fresh digits)."""
+        grid = self.grid(value)
+        out = np.empty(tuple(len(g) for g in grid), object)
+        for index in np.ndindex(out.shape):
+            out[index] = make(index, self.fresh_digits(grid, index))  # type: ignore[operator]
+        return out
+
+    @staticmethod
+    def fresh_digits(
+        grid: Sequence[tuple[Block, ...]], index: Sequence[int]
+    ) -> tuple[tuple[int, int], ...]:
+        """(axis, atom) of every fresh digit of a block, in order."""
+        return tuple(
+            (axis, d.atom)
+            for axis, i in enumerate(index)
+            for d in grid[axis][i].digits
+            if d.fresh
+        )
+
+    @staticmethod
+    def unknown(fresh: Sequence[object]) -> Cell:
+        """A fresh block of which nothing is known but that it is finite."""
+        return Cell(twins=(FALSE,) * len(fresh), scale=None)
+
+    # -- leaves ---------------------------------------------------------------------------------
+
+    def _leaf(self, value: Value) -> Cells:
+        if isinstance(value, Weight):
+            return self._weight(value)
+        if isinstance(value, Literal):
+            return self._literal(value)
+        if isinstance(value, Input):
+            fresh_zero = TRUE if self.boundary == "crop" else FALSE
+            nonneg = TRUE if not value.is_float else FALSE
+            return self.build(
+                value,
+                lambda _, fresh: (
+                    Cell(fresh_zero, (FALSE,) * len(fresh), None)
+                    if fresh
+                    else Cell(nonneg=nonneg)
+                ),
+            )
+        raise AssertionError(f"{value!r} is used before it is computed")
+
+    def _weight(self, w: Weight) -> Cells:
+        grid = self.grid(w)
+        scalable = w.is_float and w.role == "parameter"
+        self._note_shift(w)
+        flat = sum(n > 1 for n in w.shape) <= 1
+        scales = np.empty(tuple(len(g) for g in grid), object)
+        cells = np.empty(scales.shape, object)
+        for index in np.ndindex(scales.shape):
+            digits = self.fresh_digits(grid, index)
+            if digits:
+                cells[index] = self._fresh_weight(w, grid, index, digits)
+            else:
+                scale = self.scales.unknown(2 if flat else 1) if scalable else NONE
+                scales[index] = scale
+                cells[index] = Cell(scale=scale)
+        if scalable:
+            self.weight_scales[w] = scales
+        return cells
+
+    def _fresh_weight(
+        self,
+        w: Weight,
+        grid: Sequence[tuple[Block, ...]],
+        index: tuple[int, ...],
+        digits: Sequence[tuple[int, int]],
+    ) -> Cell:
+        zero = var((w, index), ZERO) if w not in self.shifts else FALSE
+        twins = []
+        for k, (_, atom) in enumerate(digits):
+            if self.growth.strategy(atom) not in ("mean", "copy"):
+                twins.append(FALSE)
+                continue
+            source = source_block(grid, index, k)
+            both = FALSE
+            if self.fresh_digits(grid, source) and w not in self.shifts:
+                both = all_of([zero, var((w, source), ZERO)])
+            twins.append(any_of([var((w, index), f"{TWIN}{k}"), both]))
+        positive = var((w, index), POSITIVE)
+        return Cell(zero, tuple(twins), None, positive, positive)
+
+    def _note_shift(self, w: Weight) -> None:
+        """A weight used only as ``literal + w``: the sum is what scales (gains stored as w = gain - 1)."""
+        value: Value = w
+        while len(value.uses) == 1 and value.uses[0][0].kind in ("cast", "identity"):
+            value = value.uses[0][0].output
+        if len(value.uses) != 1 or value.uses[0][0].kind != "add" or w.role != "parameter":
+            return
+        op, position = value.uses[0]
+        other = op.inputs[1 - position]
+        if isinstance(other, Literal) and other.data.size == 1 and float(other.data.flat[0]) != 0:
+            self.shifts[w] = float(other.data.flat[0])
+
+    def _literal(self, value: Literal) -> Cells:
+        data: Array = value.data
+        numeric = data.dtype.kind in "fiub" and data.size > 0
+        free = value.is_float and numeric and bool(np.all((data == 0) | np.isinf(data)))
+        scale: Linear | None = None if free else NONE
+        if value.implicit and self.compensate == "weights":
+            scale = self._default_scale(value)
+        if self._editable(value) and not free:
+            scale = self.literal_scales[value] = self.scales.unknown(3)
+        low = float(data.min()) if numeric else -1.0
+        old = Cell(
+            zero=TRUE if numeric and not np.any(data) else FALSE,
+            scale=scale,
+            nonneg=TRUE if low >= 0 else FALSE,
+            pos=TRUE if low > 0 else FALSE,
+        )
+        return self.build(value, lambda _, fresh: self.unknown(fresh) if fresh else old)
+
+    def _default_scale(self, value: Literal) -> Linear:
+        """1/sqrt(size) of the attention's summed axis, as a class with the new size computes it."""
+        contraction = value.uses[0][0].inputs[0].producer
+        assert contraction is not None
+        t = self.eq.of(contraction.inputs[0])[-1]
+        return Linear(-0.5 * log(self.growth.size(t) / t.size))
+
+    def _editable(self, value: Literal) -> bool:
+        """Epsilons and clamps: scalars that are summed or compared with what scales."""
+        kinds = {op.kind for op, _ in value.uses}
+        return (
+            self.compensate == "graph"
+            and value.is_float
+            and value.data.size == 1
+            and value.slot is not None
+            and len(value.uses) == 1
+            and kinds <= {"add", "sub", "maximum", "minimum", "norm"}
+        )
+
+    # -- facts ----------------------------------------------------------------------------------
+
+    def oblige(self, formula: Formula, why: str, atoms: Sequence[int] = ()) -> None:
+        """File what the current operator needs."""
+        assert self.op is not None
+        if formula is TRUE:
+            return
+        if formula is FALSE:
+            self.fail(why, atoms)
+        else:
+            self.obligations.append(Obligation(formula, self.op, why, frozenset(atoms)))
+
+    def fail(self, why: str, atoms: Sequence[int] = ()) -> None:
+        """The current operator does not preserve the function under the current strategies."""
+        assert self.op is not None
+        self.failures.append(Failure(self.op, why, frozenset(atoms)))
+
+    def equal_scales(self, scales: Sequence[Linear | None], why: str) -> Linear | None:
+        """All the given factors must be one; the common one, or None where any fits."""
+        known = [s for s in scales if s is not None]
+        if not known:
+            return None
+        for other in known[1:]:
+            if other is not known[0] and not self.scales.equate(known[0], other):
+                atoms = tuple(self.growth.names)
+                self.fail(f"{why} and meets two different scale factors", atoms)
+                break
+        return known[0]
+
+    def require_unscaled(self, scale: Linear | None, why: str) -> None:
+        """A nonlinear operator: its operand must keep its scale."""
+        self.equal_scales([NONE, scale] if scale is not None else [], why)
+
+
+def source_block(
+    grid: Sequence[tuple[Block, ...]], index: Sequence[int], k: int
+) -> tuple[int, ...]:
+    """The block that differs from ``index`` only in that its k-th fresh digit is old."""
+    seen = 0
+    for axis, i in enumerate(index):
+        digits = grid[axis][i].digits
+        for position, d in enumerate(digits):
+            if not d.fresh:
+                continue
+            if seen == k:
+                for j in range(i - 1, -1, -1):
+                    other = grid[axis][j].digits
+                    if len(other) == len(digits) and all(
+                        (a.atom, a.fresh) == (b.atom, b.fresh)
+                        if n != position
+                        else (a.atom == b.atom and not b.fresh)
+                        for n, (a, b) in enumerate(zip(digits, other, strict=True))
+                    ):
+                        return (*index[:axis], j, *index[axis + 1 :])
+            seen += 1
+    raise AssertionError(f"block {tuple(index)} has no fresh digit {k}")
+
+
+def combinations(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All block indices over some axes."""
+    return product(*(range(n) for n in counts))
+
+
+def with_twins(cell: Cell, twins: tuple[Formula, ...]) -> Cell:
+    return replace(cell, twins=twins)

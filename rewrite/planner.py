@@ -1,0 +1,140 @@
+"""The planner: one joint solution for all sizes of a request.
+
+Strategies are tried for each grown atom in a fixed order; under one choice of strategies the content
+flows forward, obligations are solved greedily (forced ones first, then every disjunction takes its
+first feasible branch), and the scale system is already solved. What fails names the atoms whose
+strategy is raised next. Nothing is searched twice, so the whole is near-linear in the graph.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from meristem.rewrite.axes import Term, find
+from meristem.rewrite.blocks import Growth
+from meristem.rewrite.equations import Equations
+from meristem.rewrite.errors import NotPreserved
+from meristem.rewrite.flow import POSITIVE, TWIN, ZERO, Failure, Flow, Obligation
+from meristem.rewrite.formula import Assignment
+
+# In which order strategies are tried. Copies lock twins, so they are taken only where weights alone
+# must carry the change.
+ORDER = {"graph": ("zero", "mean", "statistics"), "weights": ("zero", "mean", "copy")}
+
+
+def compatible(a: str, b: str) -> bool:
+    """May one weight block hold both properties? Twins along different digits agree."""
+    return a == b or (a.startswith(TWIN) and b.startswith(TWIN))
+
+
+@dataclass
+class Solution:
+    """A growth with its proof: what every fresh block holds and every old block is scaled by."""
+
+    eq: Equations
+    growth: Growth
+    flow: Flow
+    assignment: Assignment
+    tried: list[tuple[dict[Term, str], list[Failure]]] = field(default_factory=list)
+
+    @property
+    def strategies(self) -> dict[Term, str]:
+        return self.growth.strategies
+
+
+def solve(
+    eq: Equations,
+    sizes: Mapping[Term, int],
+    *,
+    compensate: str = "graph",
+    boundary: str = "pin",
+    strategies: Mapping[Term, Sequence[str]] | None = None,
+    names: Mapping[Term, str] | None = None,
+) -> Solution:
+    """Find strategies, fills and scales that preserve the function, or raise NotPreserved.
+
+    ``strategies`` restricts the order for single atoms; ``names`` are what messages call them.
+    """
+    sizes = {find(t): n for t, n in sizes.items()}
+    orders = {t: list((strategies or {}).get(t, ORDER[compensate])) for t in sizes}
+    for t, order in orders.items():
+        orders[t] = [s for s in order if s != "copy" or sizes[t] % t.size == 0]
+    level = dict.fromkeys(sizes, 0)
+    tried: list[tuple[dict[Term, str], list[Failure]]] = []
+    while True:
+        choice = {t: orders[t][level[t]] for t in sizes}
+        growth = Growth(dict(sizes), dict(choice))
+        with _deep():
+            flow = Flow(eq, growth, compensate, boundary).run()
+            assignment = Assignment(compatible)
+            failures = [*flow.failures, *_settle(flow, assignment)]
+        if not failures:
+            return Solution(eq, growth, flow, assignment, tried)
+        tried.append((choice, failures))
+        blamed = {growth.names[a] for f in failures for a in f.atoms} or set(sizes)
+        raised = [t for t in blamed if level[t] + 1 < len(orders[t])]
+        if not raised:
+            raise _refusal(tried, sizes, compensate, names or {})
+        for t in raised:
+            level[t] += 1
+
+
+def _settle(flow: Flow, assignment: Assignment) -> list[Failure]:
+    """Solve the obligations in topological order; what cannot be met comes back."""
+    pending = list(flow.obligations)
+    failed: list[Obligation] = []
+    for _ in range(3):  # forced consequences of forced consequences
+        rest = []
+        for o in pending:
+            if not assignment.units(o.formula):
+                failed.append(o)
+            elif assignment.holds(o.formula) is None:
+                rest.append(o)
+        if len(rest) == len(pending):
+            break
+        pending = rest
+    for o in pending:
+        if not assignment.choose(o.formula):
+            failed.append(o)
+    return [Failure(o.op, o.why, o.atoms) for o in failed]
+
+
+def _refusal(
+    tried: list[tuple[dict[Term, str], list[Failure]]],
+    sizes: Mapping[Term, int],
+    compensate: str,
+    names: Mapping[Term, str],
+) -> NotPreserved:
+    strategies, failures = tried[-1]
+    first = failures[0]
+    what = ", ".join(sorted({names.get(t, f"axis of {t.size}") for t in sizes}))
+    used = sorted({s for choice, _ in tried for s in choice.values()})
+    advice = (
+        'try compensate="graph", which may rewrite norms and constants'
+        if compensate == "weights"
+        else "leave that dimension out of the request, or grow it by a whole multiple"
+    )
+    return NotPreserved(
+        f"{what} cannot grow without changing the function: {first.op.where} {first.why}"
+        f" (tried {', '.join(used)}); {advice}",
+        op=first.op.origin, place=first.op.place, reason=first.why,
+        failures=[(f.op.where, f.why) for f in failures],
+        strategies={names.get(t, str(t.size)): s for t, s in strategies.items()},
+    )
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
+    """Formulas nest as deep as a residual stream is long."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 20_000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+__all__ = ["ORDER", "POSITIVE", "ZERO", "Solution", "solve"]

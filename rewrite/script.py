@@ -1,0 +1,186 @@
+"""From a solution to an edit script: recipes of weights, new sizes, literals, norms, boundaries."""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any
+
+import numpy as np
+
+from meristem.rewrite.axes import Term, find
+from meristem.rewrite.blocks import Growth
+from meristem.rewrite.edits import (
+    BoundaryEdit,
+    EditScript,
+    LiteralEdit,
+    SizeEdit,
+    StatisticsEdit,
+    WeightEdit,
+)
+from meristem.rewrite.errors import NotPreserved
+from meristem.rewrite.expansion import Expansion, Fill, Lift
+from meristem.rewrite.flow import POSITIVE, TWIN, ZERO, Flow, source_block
+from meristem.rewrite.graph import Graph, Literal, Weight
+from meristem.rewrite.planner import Solution
+from meristem.rewrite.registry import semantics
+from meristem.rewrite.scale import TOLERANCE
+from meristem.rewrite.sizes import Sizes
+
+
+def edit_script(solution: Solution, *, seed: int = 0) -> EditScript:
+    """Everything that the carrier must change, in a fixed order."""
+    graph, flow = solution.eq.graph, solution.flow
+    script = EditScript()
+    script.sizes = _sizes(graph, solution)
+    script.literals = _literals(graph, flow)
+    for w in graph.weights:
+        recipe = expansion(w, solution, seed)
+        if recipe.changes:
+            script.weights.append(WeightEdit(w, recipe))
+    for op in flow.statistics:
+        axis = op.attrs["axes"][-1]
+        term = solution.eq.of(op.inputs[0])[axis]
+        source, _ = solution.growth.coordinates(term)
+        if len(op.attrs["axes"]) > 1:
+            raise NotPreserved(f"{op.where} normalises several axes at once", op=op.origin)
+        script.statistics.append(StatisticsEdit(op, axis, np.flatnonzero(source >= 0), len(source)))
+    script.boundary = _boundary(graph, solution) if flow.boundary == "crop" else []
+    return script
+
+
+def lift(term: Term, growth: Growth) -> Lift:
+    """The serialisable form of an axis under a growth."""
+
+    def nested(t: Term) -> Any:
+        t = find(t)
+        if not growth.touches(t):
+            return ("atom", t.size, t.size)
+        if t.kind == "atom":
+            return ("atom", t.size, growth.sizes[t])
+        return (t.kind, *(nested(p) for p in t.parts))
+
+    return Lift(nested(term))
+
+
+def expansion(w: Weight, solution: Solution, seed: int = 0) -> Expansion:
+    """The recipe of one weight.
+
+    Blocks are numbered over the pieces that growth makes; factors of the flow are numbered over all
+    pieces, so they are mapped by position.
+    """
+    eq, flow, growth = solution.eq, solution.flow, solution.growth
+    grid = flow.grid(w)
+    scales_of = flow.weight_scales.get(w)
+    # Recipes must see the same blocks as the flow: keep the structure wherever a factor differs.
+    values: dict[tuple[int, ...], float] = {}
+    if scales_of is not None:
+        for index in np.ndindex(scales_of.shape):
+            if scales_of[index] is not None:
+                v = flow.scales.value(scales_of[index])
+                if abs(v) > TOLERANCE:
+                    values[index] = v
+    axes = tuple(full_lift(t, growth) for t in eq.of(w))
+    fills: dict[tuple[int, ...], Fill] = {}
+    for index in np.ndindex(*(len(g) for g in grid)):
+        digits = flow.fresh_digits(grid, index)
+        if digits:
+            fills[index] = _fill(solution, w, grid, index, digits)
+    progression = None
+    if w.role != "parameter" and w.is_float and sum(n > 1 for n in w.shape) == 1:
+        progression = next(i for i, n in enumerate(w.shape) if n > 1)
+    return Expansion(w.name, axes, fills, values, flow.shifts.get(w, 0.0), seed, progression)
+
+
+def full_lift(term: Term, growth: Growth) -> Lift:
+    """Like ``lift`` with every piece kept, so that its blocks are numbered as the flow's are."""
+
+    def nested(t: Term) -> Any:
+        t = find(t)
+        if t.kind == "atom":
+            return ("atom", t.size, growth.sizes.get(t, t.size))
+        return (t.kind, *(nested(p) for p in t.parts))
+
+    return Lift(nested(term))
+
+
+def _fill(
+    solution: Solution, w: Weight, grid: Any, index: tuple[int, ...], digits: Any
+) -> Fill:
+    held = solution.assignment.held.get((w, index), set())
+    if ZERO in held:
+        return Fill("zero")
+    twins = sorted(p for p in held if p.startswith(TWIN))
+    if twins:
+        k = int(twins[0].removeprefix(TWIN))
+        _, atom = digits[k]
+        return Fill(solution.growth.strategy(atom), k, source_block(grid, index, k))
+    return Fill("positive" if POSITIVE in held else "free")
+
+
+def _sizes(graph: Graph, solution: Solution) -> list[SizeEdit]:
+    sizes = Sizes(solution.eq, solution.growth)
+    out: dict[tuple[Any, Any, int | None], SizeEdit] = {}
+    for op in graph.ops:
+        for edit in semantics(op.kind).sizes(op, sizes):
+            key = (edit.slot.native, _hashable(edit.slot.role), edit.index)
+            known = out.setdefault(key, edit)
+            if known.new != edit.new:
+                raise NotPreserved(
+                    f"{op.where} states one size for two axes that grow differently",
+                    op=op.origin, place=op.place,
+                )
+    return list(out.values())
+
+
+def _hashable(role: Any) -> Any:
+    return tuple(role) if isinstance(role, list) else role
+
+
+def _literals(graph: Graph, flow: Flow) -> list[LiteralEdit]:
+    out = []
+    for literal in graph.literals:
+        if literal.slot is None:
+            continue
+        data = literal.data
+        change = literal in flow.literal_scales
+        factor = flow.scales.value(flow.literal_scales[literal]) if change else 0.0
+        if abs(factor) > TOLERANCE:
+            out.append(LiteralEdit(literal.slot, np.asarray(data, np.float64) * exp(factor)))
+        elif literal.implicit and _scores_grow(literal, flow):
+            out.append(LiteralEdit(literal.slot, _scale(literal, flow)))
+    for literal, term in flow.remapped:
+        source, _ = flow.growth.coordinates(term)
+        place = np.full(term.size, -1)
+        place[source[source >= 0]] = np.flatnonzero(source >= 0)
+        assert literal.slot is not None
+        out.append(LiteralEdit(literal.slot, place[literal.data % term.size]))
+    return out
+
+
+def _scores_grow(literal: Literal, flow: Flow) -> bool:
+    """Does the contraction whose result the literal scales sum over a grown axis?"""
+    contraction = literal.uses[0][0].inputs[0].producer
+    assert contraction is not None
+    return any(flow.growth.touches(t) for t in flow.eq.of(contraction.inputs[0])[-1:])
+
+
+def _scale(literal: Literal, flow: Flow) -> Any:
+    """An operator's default scale is made explicit; with weights alone it follows the new size."""
+    contraction = literal.uses[0][0].inputs[0].producer
+    assert contraction is not None
+    if flow.compensate == "weights":
+        term = flow.eq.of(contraction.inputs[0])[-1]
+        return np.asarray(flow.growth.size(term) ** -0.5)
+    return np.asarray(literal.data, np.float64)
+
+
+def _boundary(graph: Graph, solution: Solution) -> list[BoundaryEdit]:
+    out = []
+    named = [(v.name, v, False) for v in graph.inputs] + [(n, v, True) for n, v in graph.outputs]
+    for name, value, is_output in named:
+        for axis, t in enumerate(solution.eq.of(value)):
+            if solution.growth.touches(t) and solution.growth.size(t) != t.size:
+                source, _ = solution.growth.coordinates(t)
+                old = np.flatnonzero(source >= 0)
+                out.append(BoundaryEdit(name, is_output, axis, old, len(source)))
+    return out

@@ -1,0 +1,42 @@
+"""The barrier: an operator without semantics pins what it touches, with its name as the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meristem.rewrite.errors import UnsupportedOperator
+from meristem.rewrite.flow import OLD, Flow
+from meristem.rewrite.graph import Array, Op, Shape, Value
+from meristem.rewrite.registry import Base, register
+
+
+@dataclass(frozen=True)
+class Opaque(Base):
+    """Anything: results as the carrier recorded them (``shapes``, ``dtypes`` attributes)."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [tuple(s) for s in attrs["shapes"]]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        raise UnsupportedOperator(
+            f"{op.where} has no semantics, so it cannot be evaluated in float64; "
+            "add a block in rewrite/semantics/ (docs/add-an-operator.md)",
+            op=op.origin, place=op.place,
+        )
+
+    def axes(self, op: Op, eq: Any) -> None:
+        for v in (*op.inputs, *op.outputs):
+            for t in eq.of(v):
+                eq.pin(t, "has no semantics", opaque=True)
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        for v in op.inputs:
+            for cell in flow.of(v).flat:
+                flow.require_unscaled(cell.scale, "has no semantics")
+        for v in op.outputs:
+            flow.fill(v, OLD)
+
+
+register("opaque", Opaque())

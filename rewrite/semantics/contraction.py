@@ -1,0 +1,262 @@
+"""Contractions: sums of products over shared labels (linear, matmul, attention, convolution).
+
+Labels are integers; a label of both operands and the result is a batch axis, one of the operands alone
+is summed. ``conv`` is a contraction over groups and channels whose spatial axes are positional.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meristem.rewrite.axes import Term
+from meristem.rewrite.flow import Cell, Flow, combinations
+from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
+from meristem.rewrite.graph import Array, Op, Shape, Value
+from meristem.rewrite.scale import Linear
+from meristem.rewrite.registry import Base, register
+
+Labels = tuple[int, ...]
+
+
+def labels_of(op: Op) -> tuple[Labels, Labels, Labels]:
+    """Labels of the first operand, the second, and the result."""
+    a, b, out = op.attrs["labels"]
+    return tuple(a), tuple(b), tuple(out)
+
+
+@dataclass(frozen=True)
+class Contract(Base):
+    """y[out] = sum over the other labels of a[...] * b[...]  (einsum with integer labels)."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        a, b, out = attrs["labels"]
+        size: dict[int, int] = {}
+        for labels, value in ((a, inputs[0]), (b, inputs[1])):
+            for k, n in zip(labels, value.shape, strict=True):
+                if size.setdefault(k, n) != n:
+                    raise ValueError(f"contraction: label {k} is both {size[k]} and {n}")
+        return [tuple(size[k] for k in out)]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        a, b, out = labels_of(op)
+        return [np.einsum(arrays[0], list(a), arrays[1], list(b), list(out), optimize=True)]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        a, b, out = labels_of(op)
+        term: dict[int, Term] = {}
+        for labels, value in ((a, op.inputs[0]), (b, op.inputs[1])):
+            for k, t in zip(labels, eq.of(value), strict=True):
+                if k in term:
+                    eq.equal(term[k], t)
+                else:
+                    term[k] = t
+        eq.set(op.output, [term[k] for k in out])
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        Mixing(op, flow, *labels_of(op)).run()
+
+
+class Mixing:
+    """The transfer of a contraction: obligations on what is summed, one cell per block of the result."""
+
+    def __init__(self, op: Op, flow: Flow, a: Labels, b: Labels, out: Labels) -> None:
+        self.op, self.flow = op, flow
+        self.labels = (a, b)
+        self.out = out
+        self.cells = (flow.of(op.inputs[0]), flow.of(op.inputs[1]))
+        self.blocks: dict[int, Any] = {}
+        for labels, value in zip(self.labels, op.inputs, strict=False):
+            for k, g in zip(labels, flow.grid(value), strict=True):
+                self.blocks.setdefault(k, g)
+        self.summed = [k for k in dict.fromkeys((*a, *b)) if k not in out]
+
+    def run(self) -> None:
+        flow = self.flow
+        self.sums = list(combinations([len(self.blocks[k]) for k in self.summed]))
+        flow.set(self.op.output, flow.build(self.op.output, self._cell))
+
+    def _at(self, side: int, where: dict[int, int]) -> Cell:
+        cell: Cell = self.cells[side][tuple(where[k] for k in self.labels[side])]
+        return cell
+
+    def _cell(self, index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
+        where = dict(zip(self.out, index, strict=True))
+        zeros: list[Formula] = []
+        twins: list[list[Formula]] = [[] for _ in fresh]
+        scales: list[Linear | None] = []
+        for combo in self.sums:
+            where.update(zip(self.summed, combo, strict=True))
+            x, y = self._at(0, where), self._at(1, where)
+            new = [d for k, i in zip(self.summed, combo, strict=True)
+                   for d in self.blocks[k][i].digits if d.fresh]
+            vanishes = any_of([y.zero, x.zero])
+            if not fresh and new:
+                self._oblige(vanishes, x, y, where, new)
+            elif not fresh:
+                scales.append(self._scale(x, y, combo))
+            else:
+                zeros.append(vanishes)
+                for k, (axis, atom) in enumerate(fresh):
+                    twins[k].append(any_of([self._twin(where, fresh, k, axis, atom), vanishes_for(
+                        self.labels, self.out[axis], x, y)]))
+        if not fresh:
+            return Cell(scale=self.flow.equal_scales(scales, "sums blocks"))
+        return Cell(all_of(zeros), tuple(all_of(t) for t in twins), None)
+
+    def _oblige(
+        self, vanishes: Formula, x: Cell, y: Cell, where: dict[int, int], new: Sequence[Any]
+    ) -> None:
+        atoms = [d.atom for d in new]
+        if all(self.flow.growth.strategy(a) == "copy" for a in atoms):
+            copies = all_of((*self._summed_twins(0, x, where), *self._summed_twins(1, y, where)))
+            self.flow.oblige(copies, "sums over copies, which must be equal", atoms)
+        else:
+            self.flow.oblige(vanishes, "sums over new coordinates, so one factor must be zero", atoms)
+
+    def _summed_twins(self, side: int, cell: Cell, where: dict[int, int]) -> list[Formula]:
+        own = iter(cell.twins)
+        out = []
+        for k in self.labels[side]:
+            for d in self.blocks[k][where[k]].digits:
+                if d.fresh:
+                    twin = next(own)
+                    if k in self.summed:
+                        out.append(twin)
+        return out
+
+    def _scale(self, x: Cell, y: Cell, combo: tuple[int, ...]) -> Linear | None:
+        if x.scale is None or y.scale is None:
+            return None
+        total = 0.0
+        for k, i in zip(self.summed, combo, strict=True):
+            for d in self.blocks[k][i].digits:
+                if d.grown and self.flow.growth.strategy(d.atom) == "copy":
+                    total += float(np.log(self.flow.growth.ratio(d.atom)))
+        return x.scale + y.scale + Linear(total)
+
+    def _twin(
+        self, where: dict[int, int], fresh: Sequence[tuple[int, int]], k: int, axis: int, atom: int
+    ) -> Formula:
+        """Equal to the mean (or a copy) of the old along the k-th fresh digit of the result."""
+        label = self.out[axis]
+        nth = sum(1 for a, _ in fresh[:k] if a == axis)
+        found = []
+        for side in (0, 1):
+            if label not in self.labels[side]:
+                continue
+            before = sum(
+                1
+                for other in itertools.takewhile(lambda o: o != label, self.labels[side])
+                for d in self.blocks[other][where[other]].digits
+                if d.fresh
+            )
+            cell = self._at(side, where)
+            found.append(cell.twins[before + nth])
+        if len(found) == 2 and self.flow.growth.strategy(atom) != "copy":
+            return FALSE  # a product of two means is not the mean of products
+        return all_of(found)
+
+
+def vanishes_for(labels: tuple[Labels, Labels], label: int, x: Cell, y: Cell) -> Formula:
+    """The product is zero at the fresh block and at its source: a factor without the label is zero."""
+    return any_of(c.zero for c, own in ((y, labels[1]), (x, labels[0])) if label not in own)
+
+
+@dataclass(frozen=True)
+class Conv(Base):
+    """Grouped convolution: x[n, g, c, *s], w[g, o, c, *k] -> y[n, g, o, *t]; spatial axes positional."""
+
+    transposed: bool = False
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        x, w = inputs[0].shape, inputs[1].shape
+        if x[1] != w[0] or x[2] != w[2]:
+            raise ValueError(f"convolution: {x} does not fit the kernel {w}")
+        spatial = []
+        for i, (n, k) in enumerate(zip(x[3:], w[3:], strict=True)):
+            lo, hi = attrs["pads"][i]
+            span = attrs["dilation"][i] * (k - 1) + 1
+            spatial.append((n + lo + hi - span) // attrs["stride"][i] + 1)
+        return [(x[0], x[1], w[1], *spatial)]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        x, w = arrays
+        at = op.attrs
+        rank = x.ndim - 3
+        x = np.pad(x, [(0, 0)] * 3 + [tuple(p) for p in at["pads"]])
+        out = op.output.shape
+        sizes = [
+            (x.shape[3 + i] - at["dilation"][i] * (w.shape[3 + i] - 1) - 1) // at["stride"][i] + 1
+            for i in range(rank)
+        ]
+        y = np.zeros((x.shape[0], x.shape[1], w.shape[1], *sizes), np.result_type(x, w))
+        for k in np.ndindex(*w.shape[3:]):
+            window = tuple(
+                slice(k[i] * at["dilation"][i],
+                      k[i] * at["dilation"][i] + (sizes[i] - 1) * at["stride"][i] + 1,
+                      at["stride"][i])
+                for i in range(rank)
+            )
+            y += np.einsum("ngc...,goc->ngo...", x[(..., *window)], w[(..., *k)])
+        assert y.ndim == len(out)
+        return [y]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x, w = eq.of(op.inputs[0]), eq.of(op.inputs[1])
+        eq.equal(x[1], w[0])
+        eq.equal(x[2], w[2])
+        for t in (*x[3:], *w[3:]):
+            eq.pin(t, "slides over it")
+        spatial = [Term(n) for n in op.output.shape[3:]]
+        for t in spatial:
+            eq.pin(t, "makes it by sliding")
+        eq.set(op.output, [x[0], x[1], w[1], *spatial])
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        rank = len(op.output.shape) - 3
+        a = (0, 1, 2, *(10 + i for i in range(rank)))
+        b = (1, 3, 2, *(20 + i for i in range(rank)))
+        mixing = Mixing(op, flow, a, b, (0, 1, 3, *(30 + i for i in range(rank))))
+        for i, g in enumerate(flow.grid(op.output)[3:]):
+            mixing.blocks[30 + i] = g
+        mixing.run()
+
+    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+        return sizes.scalar(op, "groups", sizes.terms(op.inputs[1])[0])
+
+
+@dataclass(frozen=True)
+class GroupedContract(Base):
+    """x[n, k], w[e, k, m], ends[e] -> y[n, m]: rows are multiplied by the matrix of their segment."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [(inputs[0].shape[0], inputs[1].shape[2])]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        x, w, ends = arrays
+        y = np.zeros((x.shape[0], w.shape[2]), np.result_type(x, w))
+        start = 0
+        for e, end in enumerate(np.asarray(ends, np.int64)):
+            y[start:end] = x[start:end] @ w[e]
+            start = int(end)
+        return [y]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x, w, ends = (eq.of(v) for v in op.inputs)
+        eq.equal(x[1], w[1])
+        eq.equal(w[0], ends[0])
+        eq.pin(w[0], "chooses among its entries by integers that depend on the data")
+        eq.set(op.output, [x[0], w[2]])
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        Mixing(op, flow, (0, 1), (4, 1, 2), (0, 2)).run()
+
+
+register("contract", Contract())
+register("conv", Conv())
+register("grouped_contract", GroupedContract())

@@ -1,0 +1,377 @@
+"""Elementwise operators: rows of one table, with broadcasting.
+
+A row states its numpy function, how a zero passes (``keep``: f(0) = 0; ``any``: a product; ``all``: a
+sum; ``first``: a quotient; ``none``), whether it is linear in each operand, how a positive factor
+passes (``degree`` for one operand, ``product``/``quotient`` for two, ``equal`` where operands must carry
+the same, ``none`` where the factor must be one), and the sign of its result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import erf as _erf
+from typing import Any
+
+import numpy as np
+
+from meristem.rewrite.axes import Term
+from meristem.rewrite.flow import Cell, Flow
+from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
+from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
+from meristem.rewrite.scale import NONE, Linear
+from meristem.rewrite.registry import Base, register
+
+Sign = tuple[Formula, Formula]  # (non-negative, positive)
+
+
+@dataclass(frozen=True)
+class Row(Base):
+    """Semantics of one elementwise operator; see the module's text for the fields."""
+
+    kind: str
+    arity: int
+    function: Callable[..., Array]
+    zero: str = "none"
+    linear: bool = False
+    scale: str | float = "none"
+    sign: Callable[..., Sign] | None = None
+    domain: str = ""  # "pos" or "nonneg": what the last operand must be on fresh coordinates
+    result: str = ""  # dtype of the result where it is not the operands'
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [tuple(np.broadcast_shapes(*(v.shape for v in inputs)))]
+
+    def dtype(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> str:
+        if attrs.get("dtype"):
+            return str(attrs["dtype"])
+        if self.result:
+            return self.result
+        values = inputs[1:] if self.kind == "where" else inputs
+        return max(values, key=lambda v: (len(v.shape) > 0, _rank(v.dtype))).dtype
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        with np.errstate(all="ignore"):
+            out = self.function(*arrays, **op.attrs.get("options", {}))
+        return [np.asarray(out)]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        shape = op.output.shape
+        out: list[Term | None] = [None] * len(shape)
+        for v in op.inputs:
+            skip = len(shape) - len(v.shape)
+            for i, t in enumerate(eq.of(v)):
+                if t.size != 1:
+                    if out[skip + i] is None:
+                        out[skip + i] = t
+                    else:
+                        eq.equal(out[skip + i], t)
+        eq.set(op.output, [t if t is not None else Term(n) for t, n in zip(out, shape, strict=True)])
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        views = operand_views(op, flow)
+
+        def make(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
+            cells = [view(index, fresh) for view in views]
+            if self.domain:
+                self._check_domain(op, flow, cells[-1], fresh)
+            nonneg, pos = self.sign(*cells) if self.sign else (FALSE, FALSE)
+            scale = self._scale(op, flow, cells)
+            if not fresh:
+                zero = self._zero(cells) if scale is None else FALSE
+                return Cell(zero, (), scale, nonneg, pos)
+            twins = tuple(
+                self._twin(op, flow, cells, k, atom) for k, (_, atom) in enumerate(fresh)
+            )
+            return Cell(self._zero(cells), twins, None, nonneg, pos)
+
+        flow.set(op.output, flow.build(op.output, make))
+
+    def _check_domain(self, op: Op, flow: Flow, cell: Cell, fresh: Sequence[object]) -> None:
+        """0/0 at a fresh coordinate is NaN, and NaN * 0 reaches the old outputs."""
+        if not fresh or not any(t is not TRUE for t in cell.twins):
+            return  # old operands stay what they were
+        need = cell.pos if self.domain == "pos" else cell.nonneg
+        word = "positive" if self.domain == "pos" else "non-negative"
+        flow.oblige(need, f"needs a {word} operand, which is not proved at the new coordinates")
+
+    def _zero(self, cells: Sequence[Cell]) -> Formula:
+        if self.zero == "none":
+            return FALSE
+        if self.zero in ("keep", "first"):
+            return cells[0].zero
+        parts = [c.zero for c in (cells[1:] if self.kind == "where" else cells)]
+        return any_of(reversed(parts)) if self.zero == "any" else all_of(parts)
+
+    def _twin(self, op: Op, flow: Flow, cells: Sequence[Cell], k: int, atom: int) -> Formula:
+        if flow.growth.strategy(atom) == "mean":
+            carriers = [c for c in cells if c.twins[k] is not TRUE]
+            if not self.linear:
+                return FALSE
+            if self.zero in ("any", "first") and len(carriers) != 1:
+                return FALSE  # a product of two means is not the mean of products
+            if self.zero == "first" and carriers[0] is not cells[0]:
+                return FALSE
+        return all_of(c.twins[k] for c in cells)
+
+    def _scale(self, op: Op, flow: Flow, cells: Sequence[Cell]) -> Linear | None:
+        scales = [c.scale for c in cells]
+        if self.kind == "where":
+            return flow.equal_scales(scales[1:], "joins two branches")
+        if isinstance(self.scale, float):
+            return None if scales[0] is None else scales[0] * self.scale
+        if self.scale == "equal":
+            if self.kind == "add" and len(scales) == 2 and _shifted(op, flow) is not None:
+                return scales[_shifted(op, flow) or 0]
+            return flow.equal_scales(scales, "joins its operands")
+        if self.scale == "product":
+            return None if None in scales else scales[0] + scales[1]  # type: ignore[operator]
+        if self.scale == "quotient":
+            return None if None in scales else scales[0] - scales[1]  # type: ignore[operator]
+        if self.scale == "power":
+            exponent = op.inputs[1]
+            if isinstance(exponent, Literal) and exponent.data.size == 1 and scales[0] is not None:
+                return scales[0] * float(exponent.data.flat[0])
+        for s in scales:
+            flow.require_unscaled(s, "is not homogeneous")
+        return NONE if any(s is not None for s in scales) or not scales else NONE
+
+
+def _shifted(op: Op, flow: Flow) -> int | None:
+    """Which operand of ``literal + w`` is a shifted weight, if any (see Flow._note_shift)."""
+    from meristem.rewrite.graph import Weight
+
+    for i, value in enumerate(op.inputs):
+        v = value
+        while v.producer is not None and v.producer.kind in ("cast", "identity"):
+            v = v.producer.inputs[0]
+        if isinstance(v, Weight) and v in flow.shifts and isinstance(op.inputs[1 - i], Literal):
+            return i
+    return None
+
+
+def _rank(dtype: str) -> int:
+    for i, word in enumerate(("bool", "int", "uint", "float", "bfloat", "complex")):
+        if dtype.startswith(word):
+            return i * 100 + int("".join(filter(str.isdigit, dtype)) or 0)
+    return -1
+
+
+def operand_views(
+    op: Op, flow: Flow
+) -> list[Callable[[tuple[int, ...], Sequence[tuple[int, int]]], Cell]]:
+    """For every operand: its cell at a block of the result, twins completed for absent axes.
+
+    An operand that lacks an axis is constant along it, hence equal to the mean of the old and to any
+    copy of it; it is not zero by virtue of that axis.
+    """
+    rank = len(op.output.shape)
+    out = []
+    for v in op.inputs:
+        cells = flow.of(v)
+        skip = rank - len(v.shape)
+        present = [
+            i >= skip and (v.shape[i - skip] == op.output.shape[i]) for i in range(rank)
+        ]
+
+        def view(
+            index: tuple[int, ...],
+            fresh: Sequence[tuple[int, int]],
+            cells: Any = cells,
+            skip: int = skip,
+            present: list[bool] = present,
+        ) -> Cell:
+            cell: Cell = cells[tuple(i if present[skip + a] else 0 for a, i in enumerate(index[skip:]))]
+            if not fresh:
+                return cell
+            own = iter(cell.twins)
+            twins = tuple(next(own) if present[axis] else TRUE for axis, _ in fresh)
+            return Cell(cell.zero, twins, cell.scale, cell.nonneg, cell.pos)
+
+        out.append(view)
+    return out
+
+
+# -- signs ---------------------------------------------------------------------------------------
+
+
+def _positive(*_: Cell) -> Sign:
+    return TRUE, TRUE
+
+
+def _nonneg(*_: Cell) -> Sign:
+    return TRUE, FALSE
+
+
+def _same(x: Cell, *_: Cell) -> Sign:
+    return x.nonneg, x.pos
+
+
+def _sum_sign(x: Cell, y: Cell) -> Sign:
+    both = all_of([x.nonneg, y.nonneg])
+    return both, any_of([all_of([x.pos, y.nonneg]), all_of([x.nonneg, y.pos])])
+
+
+def _product_sign(x: Cell, y: Cell) -> Sign:
+    return all_of([x.nonneg, y.nonneg]), all_of([x.pos, y.pos])
+
+
+def _max_sign(x: Cell, y: Cell) -> Sign:
+    return any_of([x.nonneg, y.nonneg]), any_of([x.pos, y.pos])
+
+
+def _min_sign(x: Cell, y: Cell) -> Sign:
+    return all_of([x.nonneg, y.nonneg]), all_of([x.pos, y.pos])
+
+
+def _reciprocal_sign(x: Cell) -> Sign:
+    return x.pos, x.pos
+
+
+def _pick(_: Cell, x: Cell, y: Cell) -> Sign:
+    return all_of([x.nonneg, y.nonneg]), all_of([x.pos, y.pos])
+
+
+# -- numpy functions -------------------------------------------------------------------------------
+
+_verf = np.vectorize(_erf, otypes=[np.float64])
+
+
+def erf(x: Array) -> Array:
+    """The error function in float64 (numpy has none)."""
+    return np.asarray(_verf(np.asarray(x, np.float64)))
+
+
+def gelu(x: Array) -> Array:
+    return np.asarray(0.5 * x * (1 + erf(np.asarray(x) / np.sqrt(2.0))))
+
+
+def gelu_tanh(x: Array) -> Array:
+    return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+
+
+def sigmoid(x: Array) -> Array:
+    return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(x))))
+
+
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def leaky_relu(x: Array, slope: float = 0.01) -> Array:
+    return np.where(x > 0, x, slope * x)
+
+
+def softplus(x: Array, beta: float = 1.0) -> Array:
+    return np.asarray(np.logaddexp(0, beta * x) / beta)
+
+
+def power(x: Array, p: Array) -> Array:
+    return np.power(x, np.asarray(p, np.result_type(x, p)))
+
+
+def floor_divide(x: Array, y: Array) -> Array:
+    return np.floor_divide(x, y)
+
+
+def power_sign(x: Cell, p: Cell) -> Sign:
+    return x.nonneg, x.pos
+
+
+def cast(x: Array, to: str = "") -> Array:
+    """Floating targets stay at the oracle's precision; integers and bools truncate."""
+    if to.startswith(("float", "bfloat")):
+        return np.asarray(x, np.float64) if np.asarray(x).dtype.kind != "f" else np.asarray(x)
+    return np.asarray(x).astype(to)
+
+
+@dataclass(frozen=True)
+class Power(Row):
+    """x ** p. Literal even exponents are non-negative everywhere; others need a sign."""
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        exponent = op.inputs[1]
+        p = float(exponent.data.flat[0]) if isinstance(exponent, Literal) else None
+        even = p is not None and p >= 0 and p % 2 == 0
+        whole = p is not None and p >= 0 and p == int(p)
+        domain = "" if whole else ("nonneg" if p is not None and p > 0 else "pos")
+        keep = "keep" if p is not None and p > 0 else "none"
+        row = Row(
+            self.kind, 2, self.function, keep, p == 1, "power",
+            (lambda x, _: (TRUE, x.pos)) if even else power_sign, "",
+        )
+        views = operand_views(op, flow)
+        if domain:
+
+            def check(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
+                cell = views[0](index, fresh)
+                Row(self.kind, 1, self.function, domain=domain)._check_domain(op, flow, cell, fresh)
+                return cell
+
+            flow.build(op.output, check)
+        row.transfer(op, flow)
+
+
+ROWS = [
+    Row("identity", 1, np.asarray, "keep", True, 1.0, _same),
+    Row("cast", 1, cast, "keep", True, 1.0, _same),
+    Row("neg", 1, np.negative, "keep", True, 1.0),
+    Row("abs", 1, np.abs, "keep", False, 1.0, _nonneg),
+    Row("relu", 1, lambda x: np.maximum(x, 0), "keep", False, 1.0, _nonneg),
+    Row("leaky_relu", 1, leaky_relu, "keep", False, 1.0),
+    Row("sqrt", 1, np.sqrt, "keep", False, 0.5, _same, "nonneg"),
+    Row("rsqrt", 1, lambda x: 1 / np.sqrt(x), "none", False, -0.5, _positive, "pos"),
+    Row("reciprocal", 1, lambda x: 1 / x, "none", False, -1.0, _reciprocal_sign, "pos"),
+    Row("sign", 1, np.sign, "keep", False, 0.0, _same),
+    Row("gelu", 1, gelu, "keep"),
+    Row("gelu_tanh", 1, gelu_tanh, "keep"),
+    Row("silu", 1, lambda x: x * sigmoid(x), "keep"),
+    Row("quick_gelu", 1, lambda x: x * sigmoid(1.702 * x), "keep"),
+    Row("mish", 1, lambda x: x * np.tanh(softplus(x)), "keep"),
+    Row("tanh", 1, np.tanh, "keep", sign=_same),
+    Row("sin", 1, np.sin, "keep"),
+    Row("cos", 1, np.cos),
+    Row("tan", 1, np.tan, "keep"),
+    Row("atan", 1, np.arctan, "keep", sign=_same),
+    Row("erf", 1, erf, "keep", sign=_same),
+    Row("elu", 1, elu, "keep"),
+    Row("selu", 1, lambda x: 1.0507009873554805 * elu(x, 1.6732632423543772), "keep"),
+    Row("expm1", 1, np.expm1, "keep", sign=_same),
+    Row("log1p", 1, np.log1p, "keep", sign=_same, domain="nonneg"),
+    Row("exp", 1, np.exp, sign=_positive),
+    Row("log", 1, np.log, domain="pos"),
+    Row("sigmoid", 1, sigmoid, sign=_positive),
+    Row("hard_sigmoid", 1, lambda x: np.clip(x / 6 + 0.5, 0, 1), sign=_nonneg),
+    Row("hard_swish", 1, lambda x: x * np.clip(x / 6 + 0.5, 0, 1), "keep"),
+    Row("softplus", 1, softplus, sign=_positive),
+    Row("floor", 1, np.floor, "keep"),
+    Row("ceil", 1, np.ceil, "keep"),
+    Row("round", 1, np.round, "keep"),
+    Row("trunc", 1, np.trunc, "keep"),
+    Row("not", 1, np.logical_not, result="bool"),
+    Row("isnan", 1, np.isnan, "keep", scale=0.0, result="bool"),
+    Row("isinf", 1, np.isinf, "keep", scale=0.0, result="bool"),
+    Row("add", 2, np.add, "all", True, "equal", _sum_sign),
+    Row("sub", 2, np.subtract, "all", True, "equal"),
+    Row("mul", 2, np.multiply, "any", True, "product", _product_sign),
+    Row("div", 2, np.divide, "first", True, "quotient", domain="pos"),
+    Row("floor_div", 2, floor_divide, "first", domain="pos"),
+    Row("mod", 2, np.mod, "first", domain="pos"),
+    Row("maximum", 2, np.maximum, "all", False, "equal", _max_sign),
+    Row("minimum", 2, np.minimum, "all", False, "equal", _min_sign),
+    Power("pow", 2, power),
+    *(
+        Row(kind, 2, function, scale="equal", result="bool", sign=_nonneg)
+        for kind, function in (
+            ("eq", np.equal), ("ne", np.not_equal), ("lt", np.less), ("le", np.less_equal),
+            ("gt", np.greater), ("ge", np.greater_equal), ("and", np.logical_and),
+            ("or", np.logical_or), ("xor", np.logical_xor),
+        )
+    ),
+    Row("bit_and", 2, np.bitwise_and),
+    Row("bit_or", 2, np.bitwise_or),
+    Row("bit_not", 1, np.invert),
+    Row("where", 3, np.where, "all", True, "where", _pick),
+]
+for _row in ROWS:
+    register(_row.kind, _row)

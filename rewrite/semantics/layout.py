@@ -1,0 +1,342 @@
+"""Moving coordinates without mixing them: reshape, permute, expand, slice, concat, pad.
+
+Blocks keep their lexicographic order under row-major regrouping, so every transfer here is the same
+numpy operation on the array of cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from meristem.rewrite.axes import Term, cat, cut, prod
+from meristem.rewrite.flow import OLD, Cell, Flow
+from meristem.rewrite.formula import FALSE, TRUE
+from meristem.rewrite.graph import Array, Op, Shape, Value
+from meristem.rewrite.scale import NONE
+from meristem.rewrite.registry import Base, register
+
+
+@dataclass(frozen=True)
+class Reshape(Base):
+    """Row-major regrouping to ``shape``."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        shape = tuple(attrs["shape"])
+        if int(np.prod(shape)) != int(np.prod(inputs[0].shape)):
+            raise ValueError(f"reshape: {inputs[0].shape} to {shape}")
+        return [shape]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        return [arrays[0].reshape(op.output.shape)]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        before = eq.of(op.inputs[0])
+        after = [Term(n) for n in op.output.shape]
+        eq.set(op.output, _keep(before, op.output.shape) or after)
+        if eq.of(op.output)[: len(after)] == tuple(after):
+            eq.regroup(before, after)
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        cells = flow.of(op.inputs[0])
+        shape = tuple(len(g) for g in flow.grid(op.output))
+        if cells.size == int(np.prod(shape)):
+            flow.set(op.output, cells.reshape(shape))
+            return
+        # The factors did not align, so these axes are pinned: only old blocks, merged into one.
+        scale = flow.equal_scales([c.scale for c in cells.flat], "regroups axes that do not align")
+        flow.fill(op.output, Cell(scale=scale))
+
+    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+        terms = sizes.terms(op.output)
+        if "pieces" in op.slots:  # the carrier states only the sizes that one axis is split into
+            first, count = op.attrs["first"], op.attrs["count"]
+            return sizes.vector(op, "pieces", terms[first : first + count])
+        return sizes.vector(op, "shape", terms)
+
+
+def _keep(before: Sequence[Term], shape: Shape) -> list[Term] | None:
+    """Only axes of one come or go: hand the terms through."""
+    old = [t for t in before if t.size != 1]
+    if [t.size for t in old] != [n for n in shape if n != 1]:
+        return None
+    rest = iter(old)
+    return [next(rest) if n != 1 else Term(1) for n in shape]
+
+
+@dataclass(frozen=True)
+class Permute(Base):
+    """y axes are x axes in the order ``perm``."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [tuple(inputs[0].shape[i] for i in attrs["perm"])]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        return [np.transpose(arrays[0], op.attrs["perm"])]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x = eq.of(op.inputs[0])
+        eq.set(op.output, [x[i] for i in op.attrs["perm"]])
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        perm = tuple(op.attrs["perm"])
+        x = flow.of(op.inputs[0])
+        grid = flow.grid(op.inputs[0])
+        out = np.transpose(x, perm).copy()
+        for index in np.ndindex(out.shape):
+            cell: Cell = out[index]
+            if len(cell.twins) > 1:
+                source = [0] * len(perm)
+                for i, axis in enumerate(perm):
+                    source[axis] = index[i]
+                axes = [a for a, _ in flow.fresh_digits(grid, source)]
+                order = sorted(range(len(axes)), key=lambda k: (perm.index(axes[k]), k))
+                twins = tuple(cell.twins[k] for k in order)
+                out[index] = Cell(cell.zero, twins, cell.scale, cell.nonneg, cell.pos)
+        flow.set(op.output, out)
+
+
+@dataclass(frozen=True)
+class Expand(Base):
+    """Broadcast to ``shape``: axes of one become fresh axes along which the value is constant."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [tuple(np.broadcast_shapes(inputs[0].shape, tuple(attrs["shape"])))]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        return [np.broadcast_to(arrays[0], op.output.shape)]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x = eq.of(op.inputs[0])
+        skip = len(op.output.shape) - len(x)
+        terms = [Term(n) for n in op.output.shape]
+        for i, t in enumerate(x):
+            if t.size == terms[skip + i].size:
+                terms[skip + i] = t
+        eq.set(op.output, terms)
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        from meristem.rewrite.semantics.elementwise import operand_views
+
+        view = operand_views(op, flow)[0]
+
+        def make(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
+            cell = view(index, fresh)
+            return cell if not fresh else Cell(cell.zero, cell.twins, None, cell.nonneg, cell.pos)
+
+        flow.set(op.output, flow.build(op.output, make))
+
+    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+        return sizes.vector(op, "shape", sizes.terms(op.output))
+
+
+@dataclass(frozen=True)
+class Slice(Base):
+    """Coordinates ``start <= i < end`` of ``axis`` in steps of ``step``."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        shape = list(inputs[0].shape)
+        shape[attrs["axis"]] = len(range(attrs["start"], attrs["end"], attrs.get("step", 1)))
+        return [tuple(shape)]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        at = op.attrs
+        index = [slice(None)] * arrays[0].ndim
+        index[at["axis"]] = slice(at["start"], at["end"], at.get("step", 1))
+        return [arrays[0][tuple(index)]]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        at = op.attrs
+        x = list(eq.of(op.inputs[0]))
+        axis, step = at["axis"], at.get("step", 1)
+        n, start, end = x[axis].size, at["start"], at["end"]
+        length = op.output.shape[axis]
+        if step != 1:
+            x[axis] = self._strided(eq, x[axis], start, step, length)
+        elif length == 0:
+            x[axis] = Term(0)
+        elif length != n:
+            piece = x[axis]
+            if end < n:
+                piece, _ = cut(piece, end)
+            if start > 0:
+                _, piece = cut(piece, start)
+            x[axis] = piece
+        eq.set(op.output, x)
+
+    @staticmethod
+    def _strided(eq: Any, t: Term, start: int, step: int, length: int) -> Term:
+        if t.size % step or length * step != t.size:
+            eq.pin(t, f"takes every {step}th coordinate, which does not divide its size")
+            return Term(length)
+        outer, inner = Term(length), Term(step)
+        eq.equal(t, prod([outer, inner]))
+        eq.pin(inner, f"takes coordinate {start} of every {step}")
+        return outer
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        at = op.attrs
+        axis, step = at["axis"], at.get("step", 1)
+        x = flow.of(op.inputs[0])
+        wanted = len(flow.grid(op.output)[axis])
+        if op.output.shape[axis] == 0:
+            flow.fill(op.output, OLD)
+            return
+        if step != 1 or wanted == x.shape[axis]:
+            if wanted != x.shape[axis]:
+                x = _merge(flow, x, axis)
+            flow.set(op.output, x)
+            return
+        blocks = flow.grid(op.inputs[0])[axis]
+        first = _block_at(blocks, at["start"])
+        index = [slice(None)] * x.ndim
+        index[axis] = slice(first, first + wanted)
+        flow.set(op.output, x[tuple(index)])
+
+    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+        axis = op.attrs["axis"]
+        whole = sizes.terms(op.inputs[0])[axis]
+        if not sizes.touches(whole):
+            return []
+        start = sizes.offset(whole, op.attrs["start"])
+        length = sizes.size(sizes.terms(op.output)[axis])
+        step = op.attrs.get("step", 1)
+        if step != 1:
+            return [*sizes.number(op, "end", start + length * step)]
+        return [
+            *sizes.number(op, "start", start),
+            *sizes.number(op, "end", start + length),
+            *sizes.number(op, "length", length),
+        ]
+
+
+def _block_at(blocks: Sequence[Any], offset: int) -> int:
+    """Number of the first block at an old offset: old coordinates before it, then fresh ones."""
+    seen = 0
+    for i, b in enumerate(blocks):
+        if seen == offset and not b.fresh:
+            return i
+        if not b.fresh:
+            seen += b.size
+    return len(blocks)
+
+
+def _merge(flow: Flow, x: Any, axis: int) -> Any:
+    """Blocks of a pinned axis whose structure a strided slice forgets: one block, one factor."""
+    moved = np.moveaxis(x, axis, -1)
+    out = np.empty((*moved.shape[:-1], 1), object)
+    for index in np.ndindex(moved.shape[:-1]):
+        scale = flow.equal_scales([c.scale for c in moved[index]], "slices in steps")
+        out[(*index, 0)] = Cell(scale=scale) if not moved[index][0].twins else moved[index][0]
+    return np.moveaxis(out, -1, axis)
+
+
+@dataclass(frozen=True)
+class Concat(Base):
+    """Operands side by side along ``axis``."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        axis = attrs["axis"]
+        shape = list(inputs[0].shape)
+        shape[axis] = sum(v.shape[axis] for v in inputs)
+        return [tuple(shape)]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        return [np.concatenate(arrays, axis=op.attrs["axis"])]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        axis = op.attrs["axis"]
+        rows = [eq.of(v) for v in op.inputs]
+        out = list(rows[0])
+        for other in rows[1:]:
+            for i, t in enumerate(other):
+                if i != axis:
+                    eq.equal(out[i], t)
+        out[axis] = cat([r[axis] for r in rows])
+        eq.set(op.output, out)
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        flow.set(op.output, np.concatenate([flow.of(v) for v in op.inputs], op.attrs["axis"]))
+
+
+@dataclass(frozen=True)
+class Pad(Base):
+    """``pads`` = (before, after) for every axis, filled with the constant ``value``."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [tuple(n + lo + hi for n, (lo, hi) in zip(inputs[0].shape, attrs["pads"], strict=True))]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        return [np.pad(arrays[0], op.attrs["pads"], constant_values=op.attrs["value"])]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        out = []
+        for t, (lo, hi) in zip(eq.of(op.inputs[0]), op.attrs["pads"], strict=True):
+            ends = [Term(lo), Term(hi)]
+            for e in ends:
+                eq.pin(e, "pads by a fixed number of coordinates")
+            out.append(cat([ends[0], t, ends[1]]) if lo or hi else t)
+        eq.set(op.output, out)
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        x = flow.of(op.inputs[0])
+        value = float(op.attrs["value"])
+        filler = Cell(
+            zero=TRUE if value == 0 else FALSE,
+            scale=None if value == 0 or np.isinf(value) else NONE,
+            nonneg=TRUE if value >= 0 else FALSE,
+        )
+        for axis, (lo, hi) in enumerate(op.attrs["pads"]):
+            for count, first in ((lo, True), (hi, False)):
+                if count:
+                    shape = list(x.shape)
+                    shape[axis] = 1
+                    side = np.empty(tuple(shape), object)
+                    for index in np.ndindex(side.shape):
+                        twins = x[tuple(i if a != axis else 0 for a, i in enumerate(index))].twins
+                        side[index] = Cell(
+                            filler.zero, (TRUE,) * len(twins), filler.scale, filler.nonneg
+                        )
+                    x = np.concatenate([side, x] if first else [x, side], axis)
+        flow.set(op.output, x)
+
+
+@dataclass(frozen=True)
+class Rearrange(Base):
+    """Positional moves along ``axes``: flip, roll. The axes cannot grow, the others pass."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [inputs[0].shape]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        axes = tuple(op.attrs["axes"])
+        if op.attrs["how"] == "flip":
+            return [np.flip(arrays[0], axes)]
+        return [np.roll(arrays[0], tuple(op.attrs["shifts"]), axes)]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x = list(eq.of(op.inputs[0]))
+        for a in op.attrs["axes"]:
+            eq.pin(x[a], "moves coordinates by position")
+            x[a] = Term(x[a].size)
+            eq.pin(x[a], "moves coordinates by position")
+        eq.set(op.output, x)
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        x = flow.of(op.inputs[0])
+        for a in op.attrs["axes"]:
+            if x.shape[a] != 1:
+                x = _merge(flow, x, a)
+        flow.set(op.output, x)
+
+
+register("reshape", Reshape())
+register("permute", Permute())
+register("expand", Expand())
+register("slice", Slice())
+register("concat", Concat())
+register("pad", Pad())
+register("rearrange", Rearrange())

@@ -1,0 +1,234 @@
+"""Reductions and other operators that look along an axis: sum, mean, softmax, sort, cumulative sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+
+from meristem.rewrite.axes import Term
+from meristem.rewrite.flow import Cell, Flow, combinations
+from meristem.rewrite.formula import FALSE, all_of
+from meristem.rewrite.graph import Array, Op, Shape, Value
+from meristem.rewrite.scale import NONE, Linear
+from meristem.rewrite.registry import Base, register
+
+
+@dataclass(frozen=True)
+class Sum(Base):
+    """Sum or mean (``mean`` attribute) over ``axes``; ``keep`` leaves axes of one."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [reduced(inputs[0].shape, attrs["axes"], attrs["keep"])]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        f = np.mean if op.attrs["mean"] else np.sum
+        return [np.asarray(f(arrays[0], axis=tuple(op.attrs["axes"]), keepdims=op.attrs["keep"]))]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x = eq.of(op.inputs[0])
+        eq.set(op.output, kept(x, op.attrs["axes"], op.attrs["keep"]))
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        x = op.inputs[0]
+        grid, cells, over = flow.grid(x), flow.of(x), tuple(op.attrs["axes"])
+        terms = flow.eq.of(x)
+        ratio = sum(log(flow.growth.size(terms[a]) / terms[a].size) for a in over)
+        stay = [a for a in range(len(grid)) if a not in over]
+        combos = list(combinations([len(grid[a]) for a in over]))
+
+        def make(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
+            at = [0] * len(grid)
+            outer = [i for a, i in enumerate(index) if a not in over] if op.attrs["keep"] else index
+            for a, i in zip(stay, outer, strict=True):
+                at[a] = i
+            scales, row, gain = [], [], 0.0
+            for combo in combos:
+                for a, i in zip(over, combo, strict=True):
+                    at[a] = i
+                cell: Cell = cells[tuple(at)]
+                row.append(cell)
+                new = [d.atom for a in over for d in grid[a][at[a]].digits if d.fresh]
+                if fresh:
+                    continue
+                if not new:
+                    scales.append(cell.scale)
+                elif all(flow.growth.strategy(atom) == "copy" for atom in new):
+                    flow.oblige(all_of(cell.twins), "sums over copies, which must be equal", new)
+                    gain = ratio
+                else:
+                    flow.oblige(cell.zero, "sums over new coordinates, which must be zero", new)
+            nonneg, pos = all_of(c.nonneg for c in row), all_of(c.pos for c in row)
+            if fresh:
+                twins = _outer_twins(row, grid, at, over, fresh)
+                return Cell(all_of(c.zero for c in row), twins, None, nonneg, FALSE)
+            if op.attrs["mean"]:
+                gain -= ratio
+            scale = flow.equal_scales(scales, "sums blocks")
+            return Cell(FALSE, (), None if scale is None else scale + Linear(gain), nonneg, pos)
+
+        flow.set(op.output, flow.build(op.output, make))
+
+
+def _outer_twins(
+    row: Sequence[Cell], grid: Any, at: Sequence[int], over: tuple[int, ...], fresh: Sequence[Any]
+) -> tuple[Any, ...]:
+    """Twins along kept axes: all summed blocks must be twins there (blocks that are all old along the
+    summed axes carry exactly the kept digits)."""
+    old = [c for c in row if len(c.twins) == len(fresh)]
+    if len(old) != len(row):
+        return (FALSE,) * len(fresh)
+    return tuple(all_of(c.twins[k] for c in old) for k in range(len(fresh)))
+
+
+def reduced(shape: Shape, axes: Sequence[int], keep: bool) -> Shape:
+    return tuple(1 if a in axes else n for a, n in enumerate(shape) if keep or a not in axes)
+
+
+def kept(terms: Sequence[Term], axes: Sequence[int], keep: bool) -> list[Term]:
+    return [Term(1) if a in axes else t for a, t in enumerate(terms) if keep or a not in axes]
+
+
+_REDUCERS = {
+    "max": np.max, "min": np.min, "prod": np.prod, "any": np.any, "all": np.all,
+    "argmax": None, "argmin": None,
+}
+
+
+@dataclass(frozen=True)
+class Extremum(Base):
+    """Reductions that a new coordinate would change: the reduced axes cannot grow."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [reduced(inputs[0].shape, attrs["axes"], attrs["keep"])]
+
+    def dtype(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> str:
+        how = attrs["how"]
+        return {"any": "bool", "all": "bool", "argmax": "int64", "argmin": "int64"}.get(
+            how, inputs[0].dtype
+        )
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        how, axes, keep = op.attrs["how"], tuple(op.attrs["axes"]), op.attrs["keep"]
+        if how in ("argmax", "argmin"):
+            f = np.argmax if how == "argmax" else np.argmin
+            return [np.asarray(f(arrays[0], axis=axes[0], keepdims=keep))]
+        return [np.asarray(_REDUCERS[how](arrays[0], axis=axes, keepdims=keep))]  # type: ignore[misc]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x = eq.of(op.inputs[0])
+        for a in op.attrs["axes"]:
+            eq.pin(x[a], f"takes the {op.attrs['how']} over it")
+        eq.set(op.output, kept(x, op.attrs["axes"], op.attrs["keep"]))
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        along(op, flow, nonneg=op.attrs["how"].startswith(("arg", "a")))
+
+
+@dataclass(frozen=True)
+class Softmax(Base):
+    """exp(x) / sum(exp(x)) over ``axis``; ``log`` for its logarithm."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        return [inputs[0].shape]
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        x, axis = arrays[0], op.attrs["axis"]
+        with np.errstate(all="ignore"):
+            x = x - np.max(x, axis=axis, keepdims=True)
+            e = np.exp(x)
+            total = e.sum(axis=axis, keepdims=True)
+            return [x - np.log(total) if op.attrs.get("log") else e / total]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x = eq.of(op.inputs[0])
+        eq.pin(x[op.attrs["axis"]], "normalises over it, and a new entry would take weight")
+        eq.set(op.output, x)
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        along(op, flow, nonneg=not op.attrs.get("log"))
+
+
+@dataclass(frozen=True)
+class Scan(Base):
+    """Operators along ``axis`` that keep every coordinate: cumulative sum, difference, sort,
+    top-k, triangles."""
+
+    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
+        shape = list(inputs[0].shape)
+        if attrs["how"] in ("topk", "topk_index"):
+            shape[attrs["axis"]] = attrs["k"]
+        if attrs["how"] == "diff":
+            shape[attrs["axis"]] -= 1
+        return [tuple(shape)]
+
+    def dtype(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> str:
+        if attrs["how"] in ("topk_index", "argsort"):
+            return "int64"
+        return super().dtype(inputs, attrs)
+
+    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
+        x, how, axis = arrays[0], op.attrs["how"], op.attrs.get("axis", -1)
+        if how == "cumsum":
+            return [np.cumsum(x, axis=axis)]
+        if how == "diff":
+            return [np.diff(x, axis=axis)]
+        if how in ("tril", "triu"):
+            return [(np.tril if how == "tril" else np.triu)(x, op.attrs["k"])]
+        sign = -1 if op.attrs.get("descending", True) else 1
+        order = np.argsort(sign * x, axis=axis, kind="stable")
+        if how.startswith("topk"):
+            order = np.take(order, range(op.attrs["k"]), axis=axis)
+        return [order if how in ("argsort", "topk_index") else np.take_along_axis(x, order, axis)]
+
+    def axes(self, op: Op, eq: Any) -> None:
+        x = list(eq.of(op.inputs[0]))
+        along_axes = [-2, -1] if op.attrs["how"] in ("tril", "triu") else [op.attrs["axis"]]
+        for a in along_axes:
+            eq.pin(x[a], f"depends on the order along it ({op.attrs['how']})")
+            x[a] = Term(op.output.shape[a])
+            eq.pin(x[a], f"depends on the order along it ({op.attrs['how']})")
+        eq.set(op.output, x)
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        along(op, flow, nonneg=op.attrs["how"] in ("topk_index", "argsort"))
+
+
+def along(op: Op, flow: Flow, *, nonneg: bool = False) -> None:
+    """Operators whose own axis is pinned and whose rows are independent.
+
+    Every old block must be unscaled; a fresh row is a finite function of a fresh row. A copy of an old
+    row gives a copy of the old result, but which cells of the operand belong to it is lost where the
+    axis changes, so twins are dropped.
+    """
+    for v in op.inputs:
+        for cell in flow.of(v).flat:
+            flow.require_unscaled(cell.scale, "is not homogeneous")
+    from meristem.rewrite.formula import TRUE
+
+    flow.fill(op.output, Cell(scale=NONE, nonneg=TRUE if nonneg else FALSE))
+    _copy_rows(op, flow)
+
+
+def _copy_rows(op: Op, flow: Flow) -> None:
+    x, y = flow.of(op.inputs[0]), flow.of(op.output)
+    if x.shape != y.shape:
+        return
+    for index in np.ndindex(y.shape):
+        cell: Cell = x[index]
+        if cell.twins:
+            atoms = [a for _, a in flow.fresh_digits(flow.grid(op.output), index)]
+            twins = tuple(
+                t if flow.growth.strategy(a) == "copy" else FALSE
+                for t, a in zip(cell.twins, atoms, strict=True)
+            )
+            y[index] = Cell(FALSE, twins, None, y[index].nonneg, FALSE)
+
+
+register("sum", Sum())
+register("extremum", Extremum())
+register("softmax", Softmax())
+register("scan", Scan())
