@@ -29,7 +29,7 @@ def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
     for literal in script.literals:
         editor.literal(literal, tensors, carrier)
     for size in script.sizes:
-        editor.size(size)
+        editor.size(size, tensors, carrier)
     for norm in script.statistics:
         editor.statistics(norm)
     for edge in script.boundary:

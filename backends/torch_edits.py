@@ -29,8 +29,11 @@ class GraphEditor:
 
     # -- sizes and literals -------------------------------------------------------------------------
 
-    def size(self, edit: SizeEdit) -> None:
+    def size(self, edit: SizeEdit, tensors: dict[str, torch.Tensor], carrier: TorchCarrier) -> None:
         """A number among the arguments; -1 follows by itself, an expression is multiplied."""
+        if edit.slot.role == ("constant",):
+            self.literal(LiteralEdit(edit.slot, np.full(1, edit.new)), tensors, carrier)
+            return
         node = self.node(edit.slot.native)
         *path, last = (*edit.slot.role, *([edit.index] if edit.index is not None else []))
         old = _get(node, (*path, last))
@@ -64,6 +67,9 @@ class GraphEditor:
         Spelled out, because the mean and rstd results of native_layer_norm are not differentiated
         (ONNX.md 6a).
         """
+        if "reducers" in edit.op.attrs:
+            self._reduce_old(edit)
+            return
         node = self.node(edit.op.native)
         schema = {a.name: i for i, a in enumerate(node.target._schema.arguments)}  # type: ignore[union-attr]
         if "normalized_shape" not in schema:
@@ -95,6 +101,15 @@ class GraphEditor:
                 y = call(aten.add.Tensor, y, bias)
         node.replace_all_uses_with(y)
         self.graph.erase_node(node)
+
+    def _reduce_old(self, edit: StatisticsEdit) -> None:
+        """A norm that is spelled out: its reductions read the old coordinates."""
+        for native in edit.op.attrs["reducers"]:
+            node = self.node(native)
+            x = node.args[0]
+            with self.graph.inserting_before(node):
+                old = self._take(self._caller(node), x, edit.axis, edit.old, edit.size)  # type: ignore[arg-type]
+            node.replace_input_with(x, old)  # type: ignore[arg-type]
 
     def _caller(self, like: fx.Node) -> Any:
         """Insert calls that carry the metadata of the node they stand for."""

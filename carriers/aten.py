@@ -15,7 +15,7 @@ from torch import fx
 
 from meristem.carriers.aten_values import dtype_name, number
 from meristem.rewrite.builder import Builder
-from meristem.rewrite.graph import Value
+from meristem.rewrite.graph import Literal, Value
 
 Lowering = Callable[..., Any]
 TABLE: dict[str, Lowering] = {}
@@ -128,12 +128,12 @@ _UNARY = {
 for _native, _kind in _UNARY.items():
 
     def _unary(c: Call, kind: str = _kind) -> Value:
-        return c.b.apply(kind, c.value("self"))
+        x = c.value("self")
+        if kind == "identity" and isinstance(x, Literal):
+            return x  # a copied constant is the constant
+        return c.b.apply(kind, x)
 
-    if _native != "lift_fresh_copy":
-        aten(f"{_native}.default")(_unary)
-    else:
-        aten("lift_fresh_copy.default")(_unary)
+    aten(f"{_native}.default")(_unary)
 
 
 @aten("dropout.default")

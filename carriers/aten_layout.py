@@ -68,14 +68,17 @@ def repeat(c: Call) -> Value:
     name = "repeats" if "repeats" in c.position else "dims"
     repeats = c.num(name)
     x = c.value("self")
-    return c.b.tile(x, [1] * (len(x.shape) - len(repeats)) + list(repeats))
+    if len(repeats) < len(x.shape):
+        return c.b.tile(x, [1] * (len(x.shape) - len(repeats)) + list(repeats))
+    return c.b.tile(x, repeats, c.role(name))
 
 
 @aten("repeat_interleave.self_int")
 def repeat_interleave(c: Call) -> Value | None:
     if c.args["dim"] is None:
         return None
-    return c.b.repeat_each(c.value("self"), c.num("repeats"), c.num("dim"))
+    role = None if isinstance(c.args["repeats"], fx.Node) else c.role("repeats")
+    return c.b.repeat_each(c.value("self"), c.num("repeats"), c.num("dim"), role)
 
 
 @aten("slice.Tensor", "slice_copy.Tensor")

@@ -30,8 +30,11 @@ def double_module(
     """
     program = carrier.program
     module = copy.deepcopy(program.graph_module)
-    for node in module.graph.nodes:
+    for node in list(module.graph.nodes):
         if node.op == "call_function":
+            if "_assert" in str(node.target):  # asserts of dtypes that are retyped here
+                module.graph.erase_node(node)
+                continue
             node.args = _double(node.args)
             node.kwargs = _double(node.kwargs)
     module.recompile()

@@ -16,6 +16,7 @@ from meristem.carriers.aten_values import UnbackedSize, dtype_name, place_of, sh
 from meristem.carriers.torch_carrier import TorchCarrier, storage_key
 from meristem.rewrite.builder import Builder
 from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.fuse import fuse_norms
 from meristem.rewrite.graph import Array, Graph, Input, Literal, Slot, Value, Weight
 
 # Constant tensors up to this size are literals: index tables, masks, scalars.
@@ -53,6 +54,7 @@ class _View:
                 self._call(node)
             elif node.op == "output":
                 self._outputs(node)
+        fuse_norms(graph)
         used = [w for w in graph.weights if w.uses]
         graph.unused = [w for w in graph.weights if not w.uses]
         graph.weights = used

@@ -7,7 +7,7 @@ shapes computed here are compared with what the carrier recorded, so a wrong low
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,23 +180,29 @@ class Builder:
         xs = [x for x in xs if x.shape[axis] > 0] or xs[:1]
         return self.emit("concat", xs, {"axis": axis}).output
 
-    def tile(self, x: Value, repeats: Sequence[int]) -> Value:
-        """torch's repeat: whole copies side by side along each axis."""
+    def tile(self, x: Value, repeats: Sequence[int], role: Any = None) -> Value:
+        """torch's repeat: whole copies side by side along each axis.
+
+        ``role`` is where the carrier holds the counts; a count is an even entry of the inner shape.
+        """
         skip = len(repeats) - len(x.shape)
         shape = [1] * skip + list(x.shape)
         if all(n == 1 for n in repeats):
             return self.reshape(x, shape)
         inner = [n for pair in zip([1] * len(shape), shape, strict=True) for n in pair]
         wide = [n for pair in zip(repeats, shape, strict=True) for n in pair]
-        y = self.expand(self.reshape(x, inner), wide)
+        y = self.expand(self.reshape(x, inner), wide, role)
         return self.reshape(y, [r * n for r, n in zip(repeats, shape, strict=True)])
 
-    def repeat_each(self, x: Value, times: int, axis: int) -> Value:
+    def repeat_each(self, x: Value, times: int, axis: int, role: Any = None) -> Value:
         """torch's repeat_interleave by one number: every coordinate ``times`` times in a row."""
         axis %= len(x.shape)
         inner = [*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]]
         wide = [*x.shape[: axis + 1], times, *x.shape[axis + 1 :]]
-        y = self.expand(self.reshape(x, inner), wide)
+        slots = {} if role is None else {"times": self.slot(role)}
+        y = self.apply(
+            "expand", self.reshape(x, inner), shape=tuple(wide), slots=slots, entries=(axis + 1,)
+        )
         return self.reshape(y, [n * (times if a == axis else 1) for a, n in enumerate(x.shape)])
 
     def norm(self, x: Value, axes: Sequence[int], eps: float, center: bool, role: Any) -> Value:
@@ -214,8 +220,12 @@ class Builder:
         scale_role: Any = None,
         mask: Value | None = None,
         causal: bool = False,
+        after_scale: Callable[[Value], Value] | None = None,
     ) -> Value:
-        """softmax(scale * q k^T + mask) v over the last two axes, heads grouped where counts differ."""
+        """softmax(scale * q k^T + mask) v over the last two axes, heads grouped where counts differ.
+
+        ``after_scale`` is what happens to the scaled scores before the mask (a soft cap).
+        """
         grouped = q.shape[-3] != k.shape[-3] if len(q.shape) >= 3 and len(k.shape) >= 3 else False
         shape = q.shape
         if grouped:
@@ -229,6 +239,8 @@ class Builder:
         factor.implicit = bool(np.isclose(given, implicit, rtol=1e-6, atol=0))
         kt = self.permute(k, [*range(len(k.shape) - 2), -1, -2])
         scores = self.apply("mul", self.matmul(q, kt), factor)
+        if after_scale is not None:
+            scores = after_scale(scores)
         if causal:
             rows, cols = scores.shape[-2:]
             keep = self.literal(np.tril(np.ones((rows, cols), np.bool_)), "bool")

@@ -17,6 +17,7 @@ class Equations:
         self.conflicts: list[tuple[Op, str]] = []
         self._terms: dict[Value, tuple[Term, ...]] = {}
         self._op: Op | None = None
+        self._notes: dict[Op, Term] = {}
 
     def solve(self) -> Equations:
         """Equate everything, then pin what the boundary fixes and spread pins to atoms."""
@@ -45,6 +46,15 @@ class Equations:
         if sizes != value.shape:
             raise AssertionError(f"{value!r}: axes rule gives sizes {sizes}")
         self._terms[value] = tuple(terms)
+
+    def note(self, t: Term) -> None:
+        """Keep a term that the current operator's transfer will need again."""
+        assert self._op is not None
+        self._notes[self._op] = t
+
+    def noted(self, op: Op) -> Term | None:
+        """What ``note`` kept."""
+        return self._notes.get(op)
 
     def __iter__(self) -> Iterator[tuple[Value, tuple[Term, ...]]]:
         return iter(self._terms.items())

@@ -56,9 +56,8 @@ class Sizes:
             return []
         return [SizeEdit(op.slots[slot], None, t.size, self.size(t))]
 
-    def number(self, op: Op, name: str, new: int) -> list[SizeEdit]:
+    def number(self, op: Op, name: str, old: int, new: int) -> list[SizeEdit]:
         """A single number among the attributes (a start, an end, a length)."""
         if name not in op.slots:
             return []
-        old = op.attrs[name] if name in op.attrs else op.output.shape[op.attrs["axis"]]
         return [SizeEdit(op.slots[name], None, int(old), int(new))] if old != new else []

@@ -90,7 +90,8 @@ class Range(Base):
         term = sizes.terms(op.output)[0]
         if not sizes.touches(term):
             return []
-        return sizes.number(op, "end", op.attrs["start"] + op.attrs["step"] * sizes.size(term))
+        start, step = op.attrs["start"], op.attrs["step"]
+        return sizes.number(op, "end", start + step * term.size, start + step * sizes.size(term))
 
 
 register("full", Full())

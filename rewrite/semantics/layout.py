@@ -130,7 +130,12 @@ class Expand(Base):
         flow.set(op.output, flow.build(op.output, make))
 
     def sizes(self, op: Op, sizes: Any) -> list[Any]:
-        return sizes.vector(op, "shape", sizes.terms(op.output))
+        terms = sizes.terms(op.output)
+        if "entries" in op.attrs:  # repeats: the carrier states counts of these axes only
+            terms = [terms[a] for a in op.attrs["entries"]]
+        if "times" in op.slots:
+            return sizes.scalar(op, "times", terms[0])
+        return sizes.vector(op, "shape", terms)
 
 
 @dataclass(frozen=True)
@@ -174,6 +179,7 @@ class Slice(Base):
             return Term(length)
         outer, inner = Term(length), Term(step)
         eq.equal(t, prod([outer, inner]))
+        eq.note(inner)
         eq.pin(inner, f"takes coordinate {start} of every {step}")
         return outer
 
@@ -185,16 +191,29 @@ class Slice(Base):
         if op.output.shape[axis] == 0:
             flow.fill(op.output, OLD)
             return
-        if step != 1 or wanted == x.shape[axis]:
-            if wanted != x.shape[axis]:
-                x = _merge(flow, x, axis)
+        if wanted == x.shape[axis]:
             flow.set(op.output, x)
+            return
+        if step != 1:
+            flow.set(op.output, self._every(op, flow, x))
             return
         blocks = flow.grid(op.inputs[0])[axis]
         first = _block_at(blocks, at["start"])
         index = [slice(None)] * x.ndim
         index[axis] = slice(first, first + wanted)
         flow.set(op.output, x[tuple(index)])
+
+    def _every(self, op: Op, flow: Flow, x: Any) -> Any:
+        """The piece of the inner factor in which the start lies, of every outer block."""
+        axis = op.attrs["axis"]
+        inner = flow.eq.noted(op)
+        if inner is None:
+            return _merge(flow, x, axis)
+        pieces = flow.growth.blocks(inner)
+        number = _block_at_or_in(pieces, op.attrs["start"])
+        index: list[Any] = [slice(None)] * x.ndim
+        index[axis] = slice(number, None, len(pieces))
+        return x[tuple(index)]
 
     def sizes(self, op: Op, sizes: Any) -> list[Any]:
         axis = op.attrs["axis"]
@@ -204,12 +223,13 @@ class Slice(Base):
         start = sizes.offset(whole, op.attrs["start"])
         length = sizes.size(sizes.terms(op.output)[axis])
         step = op.attrs.get("step", 1)
+        old_start, old_end = op.attrs["start"], op.attrs["end"]
         if step != 1:
-            return [*sizes.number(op, "end", start + length * step)]
+            return [*sizes.number(op, "end", old_end, old_start + length * step)]
         return [
-            *sizes.number(op, "start", start),
-            *sizes.number(op, "end", start + length),
-            *sizes.number(op, "length", length),
+            *sizes.number(op, "start", old_start, start),
+            *sizes.number(op, "end", old_end, start + length),
+            *sizes.number(op, "length", old_end - old_start, length),
         ]
 
 
@@ -222,6 +242,15 @@ def _block_at(blocks: Sequence[Any], offset: int) -> int:
         if not b.fresh:
             seen += b.size
     return len(blocks)
+
+
+def _block_at_or_in(blocks: Sequence[Any], offset: int) -> int:
+    """Number of the block that holds an offset (no block is fresh)."""
+    for i, b in enumerate(blocks):
+        if offset < b.size:
+            return i
+        offset -= b.size
+    raise AssertionError("the offset lies outside the axis")
 
 
 def _merge(flow: Flow, x: Any, axis: int) -> Any:
