@@ -43,8 +43,10 @@ class Contract(Base):
         return [tuple(size[k] for k in out)]
 
     def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
-        a, b, out = labels_of(op)
-        return [np.einsum(arrays[0], list(a), arrays[1], list(b), list(out), optimize=True)]
+        labels = labels_of(op)
+        number = {k: i for i, k in enumerate(dict.fromkeys(k for part in labels for k in part))}
+        a, b, out = ([number[k] for k in part] for part in labels)  # einsum knows 52 letters
+        return [np.einsum(arrays[0], a, arrays[1], b, out, optimize=True)]
 
     def axes(self, op: Op, eq: Any) -> None:
         a, b, out = labels_of(op)

@@ -1,0 +1,100 @@
+"""A builder that computes what depends on constants alone.
+
+Exported files hold arithmetic of shapes, position ids and masks as operators. Every operator whose
+operands are all literals is evaluated at once and becomes a literal itself, so none of that reaches
+the analysis, without a separate pass over the file (ONNX.md 1). The carrier keeps those operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from meristem.rewrite.builder import Builder
+from meristem.rewrite.graph import Array, Literal, Op, Slot, Value
+from meristem.rewrite.registry import semantics
+
+Site = tuple[Any, str, str]  # native node, place, origin
+
+
+class FoldingBuilder(Builder):
+    """``Builder`` with constant folding.
+
+    ``moving`` are literals that depend on the size of a dynamic axis: their values hold for the hints
+    only, so they have no slot. ``filled`` remembers tensors made of a shape and one number: they are
+    built again as an operator where a real one uses them, since their sizes can then be rewritten.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moving: set[Literal] = set()
+        self.filled: dict[Literal, tuple[dict[str, Slot], Site]] = {}
+
+    def literal(self, data: Any, dtype: str, role: Any = None) -> Literal:
+        """A constant; it enters the graph when an operator that stays uses it."""
+        array = np.asarray(data)
+        if dtype.startswith(("float", "bfloat")) and array.dtype.kind != "O":
+            array = array.astype(np.float64)
+        self._count += 1
+        slot = None if role is None else self.slot(role)
+        return Literal(f"literal{self._count}", array.shape, dtype, data=array, slot=slot)
+
+    def fresh(self, known: Literal, role: Any) -> Literal:
+        """The same constant as an operand of the current node, rewritable there."""
+        out = self.literal(known.data, known.dtype, None if known in self.moving else role)
+        out.implicit = known.implicit
+        if known in self.moving:
+            self.moving.add(out)
+        if known in self.filled:
+            self.filled[out] = self.filled[known]
+        return out
+
+    def emit(
+        self,
+        kind: str,
+        inputs: Sequence[Value],
+        attrs: dict[str, Any] | None = None,
+        slots: dict[str, Slot] | None = None,
+    ) -> Op:
+        if kind != "opaque" and all(isinstance(v, Literal) for v in inputs):
+            return self._fold(kind, inputs, attrs or {}, slots or {})
+        inputs = [self._settle(v) if isinstance(v, Literal) else v for v in inputs]
+        return super().emit(kind, inputs, attrs, slots)
+
+    def _fold(
+        self, kind: str, inputs: Sequence[Value], attrs: dict[str, Any], slots: dict[str, Slot]
+    ) -> Op:
+        entry = semantics(kind)
+        op = Op(kind, tuple(inputs), attrs, [], self._native, self._place, self._origin, slots)
+        dtype = entry.dtype(inputs, attrs)
+        for i, shape in enumerate(entry.shape(inputs, attrs)):
+            op.outputs.append(Value("", tuple(shape), dtype, op, i))
+        arrays: list[Array] = [v.data for v in inputs]  # type: ignore[attr-defined]
+        got = [self.literal(a, dtype) for a in entry.evaluate(op, *arrays)]
+        if any(v in self.moving for v in inputs):
+            self.moving.update(got)
+        if kind in ("full", "expand") and got[0].data.size > 1:
+            self._note_filled(got[0], inputs, slots)
+        op.outputs = list(got)
+        return op
+
+    def _note_filled(self, got: Literal, inputs: Sequence[Value], slots: dict[str, Slot]) -> None:
+        if not inputs or inputs[0].shape == () or inputs[0].data.size == 1:  # type: ignore[attr-defined]
+            self.filled[got] = (slots, (self._native, self._place, self._origin))
+
+    def _settle(self, v: Literal) -> Value:
+        """The operand as it stays in the graph."""
+        recipe = self.filled.get(v)
+        if recipe is None:
+            if not v.uses:
+                self.graph.literals.append(v)
+            return v
+        slots, site = recipe
+        here = (self._native, self._place, self._origin)
+        self.at(*site)
+        attrs = {"shape": v.shape, "value": v.data.flat[0], "dtype": v.dtype}
+        op = super().emit("full", [], attrs, slots)
+        self.at(*here)
+        return op.output

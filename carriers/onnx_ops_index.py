@@ -1,0 +1,167 @@
+"""ONNX operators that read or write by index, and those that make tensors from sizes."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from meristem.carriers.onnx_ops import Call, Declined, onnx
+from meristem.carriers.onnx_ops_elementwise import folded, to_type
+from meristem.carriers.onnx_values import dtype_name
+from meristem.rewrite.graph import Literal, Value
+
+
+@onnx("Gather")
+def gather(c: Call) -> Value:
+    x, index = c.x(0), c.x(1)
+    axis = c.attr("axis", 0) % len(x.shape)
+    if not isinstance(index, Literal) or isinstance(x, Literal):
+        return c.b.apply("take", x, index, axis=axis)
+    if index.data.size == 1:
+        # One coordinate: a slice, so that growth knows which one it is.
+        at = int(index.data.flat[0]) % x.shape[axis]
+        y = c.b.slice(x, axis, at, at + 1, roles={"start": ("entry", 1, 0)})
+        return c.b.reshape(y, [*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]])
+    n = x.shape[axis]
+    if index.data.size == n and np.array_equal(index.data.ravel(), np.arange(n)):
+        # as_strided: a table that reads every entry in order is a reshape.
+        shape = [*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]]
+        return c.b.reshape(x, shape, ("arange", 1, axis))
+    return c.b.apply("take", x, index, axis=axis)
+
+
+@onnx("GatherElements")
+def gather_elements(c: Call) -> Value:
+    x, index = c.x(0), c.x(1)
+    axis = c.attr("axis", 0) % len(x.shape)
+    n = x.shape[axis]
+    if isinstance(index, Literal):
+        index = folded(c, [index], np.asarray(index.data) % n, index.dtype)
+    return c.b.apply("take_along", x, index, axis=axis)
+
+
+@onnx("GatherND")
+def gather_nd(c: Call) -> Value:
+    x, index = c.x(0), c.x(1)
+    count, lead = index.shape[-1], int(c.attr("batch_dims", 0))
+    if lead:
+        raise Declined("batch axes")
+    if isinstance(index, Literal) and index.data.size == 1 and not isinstance(x, Literal):
+        at = int(index.data.flat[0]) % x.shape[0]
+        y = c.b.slice(x, 0, at, at + 1, roles={"start": ("entry", 1, 0)})
+        return c.b.reshape(y, [*index.shape[:-1], *x.shape[1:]])
+    parts = [c.b.select(index, -1, i) for i in range(count)]
+    if count == 1:
+        return c.b.apply("take", x, parts[0], axis=0)
+    return c.b.apply("take_many", x, *parts, axes=tuple(range(count)))
+
+
+@onnx("OneHot")
+def one_hot(c: Call) -> Value:
+    """values[1] where the index is the position along the new axis, values[0] elsewhere."""
+    index, depth = c.x(0), int(c.const(1).ravel()[0])
+    axis = c.attr("axis", -1) % (len(index.shape) + 1)
+    off, on = (c.b.select(c.x(2), 0, i) for i in (0, 1))
+    shape = [1] * (len(index.shape) + 1)
+    shape[axis] = depth
+    places = c.b.literal(np.arange(depth).reshape(shape), index.dtype)
+    spread = [*index.shape[:axis], 1, *index.shape[axis:]]
+    return c.b.apply("where", c.b.apply("eq", c.b.reshape(index, spread), places), on, off)
+
+
+@onnx("TopK")
+def top_k(c: Call) -> list[Any]:
+    x, k = c.x(0), int(c.const(1).ravel()[0])
+    at = {"axis": c.attr("axis", -1) % len(x.shape), "descending": bool(c.attr("largest", 1)), "k": k}
+    out: list[Any] = [c.b.apply("scan", x, how="topk", **at)]
+    out.append(c.b.apply("scan", x, how="topk_index", dtype="int64", **at) if c.wants(1) else None)
+    return out
+
+
+@onnx("CumSum")
+def cumsum(c: Call) -> Value:
+    x, axis = c.x(0), c.ints(1)[0]
+    axis %= len(x.shape)
+    backwards = bool(c.attr("reverse", 0))
+    y = _flip(c, x, axis) if backwards else x
+    total = c.b.apply("scan", y, how="cumsum", axis=axis)
+    if c.attr("exclusive", 0):
+        total = c.b.apply("sub", total, y)
+    return _flip(c, total, axis) if backwards else total
+
+
+def _flip(c: Call, x: Value, axis: int) -> Value:
+    return c.b.apply("rearrange", x, how="flip", axes=(axis,))
+
+
+@onnx("Trilu")
+def trilu(c: Call) -> Value:
+    k = int(c.const(1).ravel()[0]) if c.has(1) else 0
+    return c.b.apply("scan", c.x(0), how="triu" if c.attr("upper", 1) else "tril", k=k)
+
+
+# -- tensors from sizes ------------------------------------------------------------------------------
+
+
+@onnx("Shape")
+def shape(c: Call) -> Value:
+    """Sizes as numbers; they hold for other sizes only where no asked axis is dynamic."""
+    x = c.x(0)
+    window = slice(c.attr("start", 0), c.attr("end"))
+    out = c.b.literal(np.asarray(x.shape[window], np.int64), "int64")
+    if any(_dynamic(c, a) for a in range(len(x.shape))[window]):
+        c.b.moving.add(out)
+    return out
+
+
+@onnx("Size")
+def size(c: Call) -> Value:
+    x = c.x(0)
+    out = c.b.literal(np.asarray(prod(x.shape), np.int64), "int64")
+    if any(_dynamic(c, a) for a in range(len(x.shape))):
+        c.b.moving.add(out)
+    return out
+
+
+def _dynamic(c: Call, axis: int) -> bool:
+    """What the file does not state as a number may move."""
+    value = c.node.inputs[0]
+    known = value.shape if value is not None else None
+    return known is None or axis >= len(known) or not isinstance(known[axis], int)
+
+
+@onnx("ConstantOfShape")
+def constant_of_shape(c: Call) -> Value:
+    tensor = c.attr("value")
+    value = 0.0 if tensor is None else tensor.numpy().ravel()[0]
+    dtype = "float32" if tensor is None else dtype_name(tensor.dtype)
+    out = c.b.apply(
+        "full", shape=tuple(c.ints(0)), value=value, dtype=dtype,
+        slots={"shape": c.b.slot(("shape", 0, 0))},
+    )
+    if c.is_moving(0) and isinstance(out, Literal):
+        c.b.moving.add(out)
+    return out
+
+
+@onnx("Range")
+def range_(c: Call) -> Value:
+    start, limit, step = (np.asarray(c.const(i)).ravel()[0] for i in range(3))
+    count = max(int(np.ceil((limit - start) / step)), 0)
+    out = c.b.apply(
+        "range", start=start, step=step, length=count, dtype=c.x(0).dtype,
+        slots={} if c.is_moving(1) else {"end": c.b.slot(("scalar", 1))},
+    )
+    if any(c.is_moving(i) for i in range(3)) and isinstance(out, Literal):
+        c.b.moving.add(out)
+    return out
+
+
+@onnx("EyeLike")
+def eye_like(c: Call) -> Value:
+    x = c.x(0)
+    dtype = x.dtype if c.attr("dtype") is None else c.type_of()
+    eye = np.eye(*x.shape, k=int(c.attr("k", 0)))
+    return to_type(c, c.b.literal(eye, "float32"), dtype)

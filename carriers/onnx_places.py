@@ -1,0 +1,71 @@
+"""Module paths of ONNX nodes, as torch names them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+import onnx_ir as ir
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_FOLDED = "pkg.onnxscript.optimizer.folded_from"
+_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+
+
+def place_of(node: ir.Node) -> str:
+    """The dotted path of the module that a node belongs to; empty where the file does not say.
+
+    torch.export's files hold a list of scopes whose last entry is the operator, older ones a path in
+    the node's name (``/model/layers.0/mlp/MatMul``), and rewritten nodes only their weights' names.
+    """
+    scopes = _list(node.metadata_props.get(_SCOPES))
+    if scopes:
+        return _module(scopes)
+    if (node.name or "").startswith("/"):
+        return ".".join(part for part in str(node.name).split("/")[1:-1])
+    owners = [
+        v.name.rpartition(".")[0]
+        for v in node.inputs
+        if v is not None and v.name and v.const_value is not None and "." in v.name
+    ]
+    return min(owners, key=len, default="")
+
+
+def _module(scopes: list[str]) -> str:
+    """The last scope that is a module; those that exporters make up start with an underscore."""
+    for scope in reversed(scopes[:-1]):
+        if scope.startswith("_empty_nn_module"):
+            return ""
+        if scope:
+            return scope
+    return ""
+
+
+def _list(text: Any) -> list[str]:
+    if not text:
+        return []
+    try:
+        return [str(s) for s in ast.literal_eval(text)]
+    except (SyntaxError, ValueError):
+        return []
+
+
+def folded_from(value: ir.Value) -> list[str]:
+    """What an exporter computed an initialiser from: operators and stored tensors."""
+    return _list(value.metadata_props.get(_FOLDED))
+
+
+def stored_names(value: ir.Value) -> list[str]:
+    """The stored tensors (dotted paths) among them."""
+    return [n for n in folded_from(value) if "." in n]
+
+
+def kind_of(value: ir.Value) -> str:
+    """What torch.export called the tensor: PARAMETER, BUFFER, CONSTANT_TENSOR, or empty."""
+    return str(value.metadata_props.get(_KIND, ""))
+
+
+def is_generated(name: str) -> bool:
+    """Is the name one of the exporter's own, not of the module?"""
+    return "." not in name and re.fullmatch(r"(onnx::)?[A-Za-z_]*_?\d*(/\w+)?", name) is not None

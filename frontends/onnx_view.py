@@ -1,0 +1,18 @@
+"""Building the view over an ONNX carrier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from meristem.carriers.onnx_carrier import OnnxCarrier
+from meristem.carriers.onnx_lower import Lowering
+from meristem.rewrite.graph import Graph
+from meristem.rewrite.idioms import simplify
+
+
+def view_onnx(carrier: OnnxCarrier, hints: Mapping[str, int] | None = None) -> Graph:
+    """The view of a model, its dynamic axes at ``hints`` (by symbol; defaults are primes).
+
+    Building it again with other hints gives the same operators at other sizes.
+    """
+    return simplify(Lowering(carrier, hints).run().graph)
