@@ -15,6 +15,7 @@ from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array
 
 aten = torch.ops.aten
+_OPEN = 1 << 62  # an end beyond this means "to the end", at any size
 
 
 class GraphEditor:
@@ -37,7 +38,7 @@ class GraphEditor:
         node = self.node(edit.slot.native)
         *path, last = (*edit.slot.role, *([edit.index] if edit.index is not None else []))
         old = _get(node, (*path, last))
-        if isinstance(old, int) and old < 0 and edit.index is not None:
+        if isinstance(old, int) and (old > _OPEN or (old < 0 and edit.index is not None)):
             return
         if isinstance(old, fx.Node):
             with self.graph.inserting_before(node):

@@ -183,7 +183,7 @@ class Builder:
     def tile(self, x: Value, repeats: Sequence[int], role: Any = None) -> Value:
         """torch's repeat: whole copies side by side along each axis.
 
-        ``role`` is where the carrier holds the counts; a count is an even entry of the inner shape.
+        ``role`` is where the carrier holds the counts, one entry for each axis.
         """
         skip = len(repeats) - len(x.shape)
         shape = [1] * skip + list(x.shape)
@@ -191,7 +191,11 @@ class Builder:
             return self.reshape(x, shape)
         inner = [n for pair in zip([1] * len(shape), shape, strict=True) for n in pair]
         wide = [n for pair in zip(repeats, shape, strict=True) for n in pair]
-        y = self.expand(self.reshape(x, inner), wide, role)
+        slots = {} if role is None else {"shape": self.slot(role)}
+        y = self.apply(
+            "expand", self.reshape(x, inner), shape=tuple(wide), slots=slots,
+            entries=tuple(range(0, len(wide), 2)),
+        )
         return self.reshape(y, [r * n for r, n in zip(repeats, shape, strict=True)])
 
     def repeat_each(self, x: Value, times: int, axis: int, role: Any = None) -> Value:
