@@ -110,6 +110,11 @@ class OnnxCarrier:
             for v in self.inputs()
         }
 
+    def note(self, text: str) -> None:
+        """Report a normalisation, once."""
+        if text not in self.normalisations:
+            self.normalisations.append(text)
+
     def __repr__(self) -> str:
         count = self.graph.num_nodes()
         return f"OnnxCarrier({self.path or self.graph.name}, {count} nodes, opset {self.version()})"

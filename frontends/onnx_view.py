@@ -15,4 +15,16 @@ def view_onnx(carrier: OnnxCarrier, hints: Mapping[str, int] | None = None) -> G
 
     Building it again with other hints gives the same operators at other sizes.
     """
-    return simplify(Lowering(carrier, hints).run().graph)
+    lowering = Lowering(carrier, hints).run()
+    graph = simplify(lowering.graph)
+    live = {id(op.native) for op in graph.ops}
+    cut = sum(id(n) not in live and n.op_type not in _SILENT for n in carrier.graph)
+    if cut:
+        carrier.note(
+            f"{cut} operators that compute sizes, positions or masks from constants, or that an idiom "
+            "stands for, are not in the view"
+        )
+    return graph
+
+
+_SILENT = frozenset({"Constant"})
