@@ -45,6 +45,7 @@ class OnnxCarrier:
     ties: dict[str, tuple[str, bool]] = field(default_factory=dict)
     normalisations: list[str] = field(default_factory=list)
     external: bool = False
+    reads: frozenset[Path] = frozenset()  # files that weights are read from until they are saved
 
     @property
     def graph(self) -> ir.Graph:

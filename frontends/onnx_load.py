@@ -65,12 +65,14 @@ def _deserialised(proto: onnx.ModelProto) -> ir.Model:
 
 
 def _carrier(model: ir.Model, path: Path | None) -> OnnxCarrier:
-    external = False
-    for name, tensor in tensors(model):
-        if isinstance(tensor, ir.ExternalTensor):
-            external = True
-            check_external(name, tensor, path)
-    return normalise(OnnxCarrier(model, path, external=external))
+    reads = {
+        check_external(name, tensor, path)
+        for name, tensor in tensors(model)
+        if isinstance(tensor, ir.ExternalTensor)
+    }
+    if reads and path is not None:
+        reads.add(path.resolve())
+    return normalise(OnnxCarrier(model, path, external=bool(reads), reads=frozenset(reads)))
 
 
 def tensors(model: ir.Model) -> Iterator[tuple[str, Any]]:
@@ -85,8 +87,8 @@ def tensors(model: ir.Model) -> Iterator[tuple[str, Any]]:
                     yield str(node.name), attribute.value
 
 
-def check_external(name: str, tensor: ir.ExternalTensor, path: Path | None) -> None:
-    """External data must lie in the model's folder, exist, and be long enough."""
+def check_external(name: str, tensor: ir.ExternalTensor, path: Path | None) -> Path:
+    """The file of external data, which must lie in the model's folder, exist, and be long enough."""
     folder = Path(tensor.base_dir or (path.parent if path else ".")).resolve()
     location = os.fspath(tensor.location)
     target = (folder / location).resolve()
@@ -107,3 +109,4 @@ def check_external(name: str, tensor: ir.ExternalTensor, path: Path | None) -> N
             f"{target} ends before the weight {name} does ({target.stat().st_size} of {end} bytes); "
             "it is truncated, so copy or export it again", weight=name, location=str(target),
         )
+    return target

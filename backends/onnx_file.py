@@ -1,0 +1,140 @@
+"""From an edit script to a new ONNX carrier, and from a carrier to a file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from meristem.backends.onnx_edits import Editor
+from meristem.backends.onnx_nodes import boundary, statistics
+from meristem.backends.onnx_sizes import Resizer
+from meristem.carriers.onnx_carrier import OnnxCarrier
+from meristem.carriers.onnx_lower import Lowering
+from meristem.carriers.onnx_values import size_of
+from meristem.rewrite.edits import EditScript
+from meristem.rewrite.errors import OutputError
+from meristem.rewrite.graph import Value, Weight
+
+# A protobuf message ends at 2 GiB; names and nodes need some of it.
+PROTO_LIMIT = 2**31 - 2**26
+# Tensors above this go to the external file, where there is one.
+EXTERNAL_BYTES = 1024
+
+
+def grow_onnx(
+    carrier: OnnxCarrier, script: EditScript, hints: Mapping[str, int] | None = None
+) -> OnnxCarrier:
+    """Apply a script to a copy of the carrier; its weights are computed when it is saved.
+
+    ``hints`` are those that the view was built with.
+    """
+    before = Lowering(carrier, hints).run()
+    editor = Editor(carrier)
+    separate: dict[str, list[Weight]] = {}
+    for w in before.leaves.weights.values():
+        if w.native.use is not None:
+            separate.setdefault(w.native.name, []).append(w)
+    editor.weights(script.weights, separate)
+    for literal in script.literals:
+        editor.literal(literal)
+    for s in script.statistics:
+        statistics(editor, s)
+    for b in script.boundary:
+        boundary(editor, b)
+    for name, axis, size in getattr(script, "interface", ()):
+        _resize_input(editor, name, axis, size)
+    grown = OnnxCarrier(
+        editor.model, None, carrier.shared, dict(carrier.ties), [], carrier.external, carrier.reads
+    )
+    rewritten = {(e.slot.native, e.slot.role) for e in script.literals}
+    after = Resizer(editor, grown, before, script.sizes, rewritten).run()
+    editor.remove_unused()
+    _record_shapes(editor, before, after)
+    return grown
+
+
+def _resize_input(editor: Editor, name: str, axis: int, size: int) -> None:
+    value = next((v for v in editor.graph.inputs if v.name == name), None)
+    if value is not None and value.shape is not None and isinstance(value.shape[axis], int):
+        dims = list(value.shape)
+        dims[axis] = size
+        value.shape = ir.Shape(dims)
+
+
+def _record_shapes(editor: Editor, before: Lowering, after: Lowering) -> None:
+    """State every recorded size anew; what is written as an expression goes where it is wrong now."""
+    hints = after.hints
+    for node in editor.graph.all_nodes():
+        for v in node.outputs:
+            value = after.values.get(v)
+            if v.shape is None or not isinstance(value, Value):
+                continue
+            if len(v.shape) != len(value.shape):
+                v.shape = None
+                continue
+            v.shape = ir.Shape([_size(d, n, hints) for d, n in zip(v.shape, value.shape, strict=True)])
+
+
+def _size(recorded: Any, now: int, hints: Mapping[str, int]) -> Any:
+    if isinstance(recorded, int):
+        return now
+    return recorded if size_of(recorded, hints) == now else None
+
+
+# -- files --------------------------------------------------------------------------------------------
+
+
+def save_onnx(carrier: OnnxCarrier, path: str | os.PathLike[str], *, check: bool = True) -> Path:
+    """Write the model; large weights stream one by one into a file beside it.
+
+    Everything is written and checked in a temporary folder first, so a failure leaves nothing behind.
+    """
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise OutputError(f"cannot write {target}: give a file name in an existing folder", path=str(target))
+    size = sum(v.const_value.nbytes for v in carrier.graph.initializers.values() if v.const_value)
+    external = carrier.external or size > PROTO_LIMIT
+    data = target.with_name(target.name + ".data")
+    _refuse_own_data(carrier, target, data if external else None)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error}", path=str(target)) from error
+    try:
+        written = folder / target.name
+        ir.save(
+            carrier.model, written, format="protobuf",
+            external_data=data.name if external else None, size_threshold_bytes=EXTERNAL_BYTES,
+        )
+        if check:
+            onnx.checker.check_model(os.fspath(written), full_check=True)
+        if external and (folder / data.name).exists():
+            os.replace(folder / data.name, data)
+        os.replace(written, target)
+    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError,
+            onnx.shape_inference.InferenceError) as error:
+        raise OutputError(
+            f"{target} was not written ({type(error).__name__}: {error})", path=str(target)
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return target
+
+
+def _refuse_own_data(carrier: OnnxCarrier, target: Path, data: Path | None) -> None:
+    """Weights are read while the file is written, so a file cannot replace what it is read from."""
+    for name in (target, data):
+        if name is not None and name.resolve() in carrier.reads:
+            raise OutputError(
+                f"{name} is where the weights are read from; save under another name", path=str(name)
+            )
+
+
+__all__ = ["grow_onnx", "save_onnx"]

@@ -1,0 +1,174 @@
+"""Operators that a growth adds to an ONNX model: statistics over old coordinates, boundaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from meristem.backends.onnx_edits import Editor
+from meristem.carriers.onnx_values import dtype_name
+from meristem.rewrite.edits import BoundaryEdit, StatisticsEdit
+from meristem.rewrite.errors import OutputError
+from meristem.rewrite.graph import Array, Literal
+
+
+def take(editor: Editor, before: ir.Node, x: ir.Value, axis: int, old: Array, base: str) -> ir.Value:
+    """The old coordinates of an axis: a Slice where they are one run, else a Gather."""
+    if np.array_equal(old, np.arange(old[0], old[0] + len(old))):
+        bounds = [
+            editor.ints([n], f"{base}_{word}")
+            for word, n in (("start", int(old[0])), ("end", int(old[-1]) + 1), ("axis", axis))
+        ]
+        return editor.insert(before, "Slice", [x, *bounds], base)
+    index = editor.ints([int(n) for n in old], f"{base}_index")
+    return editor.insert(before, "Gather", [x, index], base, {"axis": axis})
+
+
+def statistics(editor: Editor, edit: StatisticsEdit) -> None:
+    """y = (x - mean(x_old)) / sqrt(var(x_old) + eps), gain and bias over all coordinates.
+
+    Every step is an operator of its own, so that gradients through mean and variance are right in any
+    training runtime (ONNX.md 6a).
+    """
+    if "reducers" in edit.op.attrs:
+        for native in edit.op.attrs["reducers"]:
+            node = editor.node(native)
+            x = node.inputs[0]
+            assert x is not None
+            base = f"{node.outputs[0].name}_old"
+            node.replace_input_with(0, take(editor, node, x, edit.axis, edit.old, base))
+        return
+    node = editor.node(edit.op.native)
+    if node.op_type not in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"):
+        raise OutputError(
+            f"{edit.op.where}: statistics over old coordinates are not written for it",
+            op=node.op_type, place=edit.op.place,
+        )
+    _Norm(editor, node, edit).run()
+
+
+class _Norm:
+    """A fused norm, spelled out in front of the node that it replaces."""
+
+    def __init__(self, editor: Editor, node: ir.Node, edit: StatisticsEdit) -> None:
+        self.editor, self.node, self.edit = editor, node, edit
+        self.base = str(node.outputs[0].name)
+
+    def add(self, op: str, inputs: list[ir.Value | None], word: str, **attributes: Any) -> ir.Value:
+        return self.editor.insert(self.node, op, inputs, f"{self.base}_{word}", attributes)
+
+    def mean(self, x: ir.Value, word: str) -> ir.Value:
+        """Mean over the axis, which stays as one; the axes moved from attribute to input in opset 18."""
+        if self.editor.source.version() < 18:
+            return self.add("ReduceMean", [x], word, axes=[self.edit.axis], keepdims=1)
+        axes = self.editor.ints([self.edit.axis], f"{self.base}_{word}_axes")
+        return self.add("ReduceMean", [x, axes], word, keepdims=1)
+
+    def run(self) -> None:
+        editor, node, edit = self.editor, self.node, self.edit
+        x = node.inputs[0]
+        assert x is not None
+        dtype = dtype_name(x.dtype if x.dtype is not None else node.outputs[0].dtype)
+        narrow = dtype in ("float16", "bfloat16")
+        if narrow:  # fused norms keep their statistics in float32
+            x, dtype = self.add("Cast", [x], "wide", to=int(ir.DataType.FLOAT)), "float32"
+        old = take(editor, node, x, edit.axis, edit.old, f"{self.base}_old")
+        mean = None
+        if edit.op.attrs["center"]:
+            mean = self.mean(old, "mean")
+            old = self.add("Sub", [old, mean], "centred")
+            x = self.add("Sub", [x, mean], "deviation")
+        var = self.mean(self.add("Mul", [old, old], "square"), "variance")
+        total = self.add("Add", [var, editor.constant(self._epsilon(), dtype, f"{self.base}_epsilon")], "sum")
+        root = self.add("Sqrt", [total], "root")
+        y = self.add("Div", [x, root], "normal")
+        if narrow:
+            y = self.add("Cast", [y], "narrow", to=int(node.inputs[0].dtype or 1))  # type: ignore[union-attr]
+        if len(node.inputs) > 1 and node.inputs[1] is not None:
+            y = self.add("Mul", [y, node.inputs[1]], "gained")
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            y = self.add("Add", [y, node.inputs[2]], "biased")
+        inverse = None
+        if len(node.outputs) > 2 and node.outputs[2].uses():
+            inverse = self.add("Reciprocal", [root], "inverse")
+        replace(editor, node, [y, mean, inverse])
+
+    def _epsilon(self) -> float:
+        attribute = self.node.attributes.get("epsilon")
+        if attribute is not None:
+            return float(attribute.value)
+        eps = self.edit.op.inputs[1]
+        assert isinstance(eps, Literal)
+        return float(eps.data)
+
+
+def replace(editor: Editor, node: ir.Node, values: list[ir.Value | None]) -> None:
+    """Values take the place, name and record of a node's outputs; the node goes."""
+    for old, new in zip(node.outputs, values, strict=False):
+        if new is not None:
+            stand_in(editor, old, new)
+    owner = node.graph
+    assert owner is not None
+    owner.remove(node, safe=True)
+
+
+def stand_in(editor: Editor, old: ir.Value, new: ir.Value) -> None:
+    """Every user of ``old``, graph outputs included, reads ``new``, which has its name."""
+    name = str(old.name)
+    old.name = editor.fresh_name(f"{name}_before")
+    new.name, new.type, new.shape = name, old.type, old.shape
+    new.doc_string = old.doc_string
+    new.metadata_props.update(old.metadata_props)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def boundary(editor: Editor, edit: BoundaryEdit) -> None:
+    """The interface stays: an output is read at its old coordinates, an input is padded with zeros."""
+    if edit.output:
+        _crop(editor, edit)
+    else:
+        _pad(editor, edit)
+
+
+def _crop(editor: Editor, edit: BoundaryEdit) -> None:
+    """The grown value is renamed and the crop takes its name; inner users keep reading all of it."""
+    place = next(i for i, v in enumerate(editor.graph.outputs) if v.name == edit.name)
+    old = editor.graph.outputs[place]
+    last = editor.graph[-1]
+    cropped = take(editor, last, old, edit.axis, edit.old, f"{edit.name}_cropped")
+    node = cropped.producer()
+    assert node is not None
+    editor.graph.remove(node)
+    editor.graph.append(node)
+    old.name = editor.fresh_name(f"{edit.name}_grown")
+    cropped.name, cropped.type, cropped.shape = edit.name, old.type, old.shape
+    cropped.metadata_props.update(old.metadata_props)
+    old.shape = None
+    editor.graph.outputs[place] = cropped
+
+
+def _pad(editor: Editor, edit: BoundaryEdit) -> None:
+    """Zeros behind the operand; where old coordinates are scattered, a Gather places them."""
+    x = next(v for v in editor.graph.inputs if v.name == edit.name)
+    users = list(x.uses())
+    if not users:
+        return
+    first = editor.graph[0]
+    rank = len(x.shape or ())
+    n = len(edit.old)
+    prefix = np.array_equal(edit.old, np.arange(n))
+    count = edit.size - n if prefix else 1
+    pads = [0] * (2 * rank)
+    pads[rank + edit.axis] = count
+    base = f"{edit.name}_padded"
+    inputs: list[ir.Value | None] = [x, editor.ints(pads, f"{base}_pads")]
+    y = editor.insert(first, "Pad", inputs, base, {"mode": "constant"})
+    if not prefix:
+        index = np.full(edit.size, n, np.int64)
+        index[edit.old] = np.arange(n)
+        table = editor.ints([int(i) for i in index], f"{base}_index")
+        y = editor.insert(first, "Gather", [y, table], f"{base}_placed", {"axis": edit.axis})
+    for node, i in users:
+        node.replace_input_with(i, y)

@@ -1,0 +1,319 @@
+"""Sizes in an ONNX model: rewritten only where they do not follow by themselves.
+
+A dynamic export reads most sizes from other tensors (``Shape``, slices up to the end, ``-1``), so after
+the weights have grown many vectors are right already. The edited model is lowered again, node by node;
+where a node's sizes differ from what the growth needs, its constants are replaced before it is lowered
+a second time (ONNX.md 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import gcd
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from meristem.backends.onnx_edits import Editor
+from meristem.carriers.onnx_carrier import OnnxCarrier
+from meristem.carriers.onnx_lower import Lowering
+from meristem.carriers.onnx_values import stored
+from meristem.rewrite.edits import SizeEdit
+from meristem.rewrite.errors import OutputError
+from meristem.rewrite.graph import Array, Literal, Op, Value
+
+# Nodes through which an entry of a vector passes unchanged.
+_PLAIN = frozenset({"Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "Flatten"})
+
+
+class Resizer(Lowering):
+    """The pass over the edited model."""
+
+    def __init__(
+        self,
+        editor: Editor,
+        carrier: OnnxCarrier,
+        before: Lowering,
+        edits: Sequence[SizeEdit],
+        rewritten: set[tuple[ir.Node, Any]],
+    ) -> None:
+        self.editor, self.before, self.rewritten = editor, before, rewritten
+        self.origin = {new: old for old, new in editor.pairs().items()}
+        self.wanted: dict[ir.Node, list[SizeEdit]] = {}
+        for e in edits:
+            self.wanted.setdefault(editor.node(e.slot.native), []).append(e)
+        self._tolerated = {editor.node(n) for n, _ in before.declined}
+        self._vectors: dict[Any, ir.Value] = {}
+        self._other: Lowering | None = None
+        super().__init__(carrier, before.hints)
+
+    def _check(self, recorded: ir.Value, value: Value) -> None:
+        """Records are those of the old model."""
+
+    def step(self, node: ir.Node) -> None:
+        self._keep_numbers(node)
+        edits = self.wanted.get(node, [])
+        for force in (False, True):
+            mark = len(self.graph.ops)
+            super().step(node)
+            open_ = [e for e in edits if not self._satisfied(node, e)]
+            declined = self._declines(node)
+            if not open_ and not declined:
+                break
+            self._retract(node, mark)
+            self._write(node, open_ or edits, force=force)
+        else:
+            super().step(node)
+            open_ = [e for e in edits if not self._satisfied(node, e)]
+            if open_ or self._declines(node):
+                raise OutputError(
+                    f"{node.op_type} {node.name or ''} cannot be given the sizes "
+                    f"{[(e.old, e.new) for e in open_ or edits]}; please report this operator",
+                    op=node.op_type, place=self._last_place,
+                )
+        _follow_heads(self.editor, node, self.values)
+
+    def _declines(self, node: ir.Node) -> bool:
+        return node not in self._tolerated and any(n is node for n, _ in self.declined[-1:])
+
+    def _retract(self, node: ir.Node, mark: int) -> None:
+        self._drop(mark)
+        self.declined = [(n, w) for n, w in self.declined if n is not node]
+        for v in node.outputs:
+            self.values.pop(v, None)
+
+    # -- does a size follow by itself? ------------------------------------------------------------------
+
+    def _satisfied(self, node: ir.Node, edit: SizeEdit) -> bool:
+        """Is the size at the edit's slot what the growth needs?"""
+        for op in self.ops_of.get(node, ()):
+            for name, slot in op.slots.items():
+                if slot.role == edit.slot.role and slot.native is node:
+                    return _stated(op, name, edit.index) == edit.new
+        value = self.values.get(node.outputs[0])
+        if isinstance(value, Value) and edit.slot.role[0] == "shape" and edit.index is not None:
+            return value.shape[edit.index] == edit.new  # folded: a tensor made of its shape
+        return False
+
+    # -- writing ----------------------------------------------------------------------------------------
+
+    def _write(self, node: ir.Node, edits: Sequence[SizeEdit], *, force: bool) -> None:
+        vectors: dict[int, dict[int, int]] = {}
+        pieces: dict[int, int] = {}
+        for e in edits:
+            role, index = e.slot.role, e.index
+            if role[0] == "map":
+                role, index = dict(role[1]).get(index), None
+                if role is None:
+                    continue
+            kind, *rest = role
+            if kind == "attr":
+                self.editor.set_attribute(node, rest[0], e.new)
+            elif kind == "attr_entries":
+                self._attribute_entry(node, rest[0], index or 0, e.new)
+            elif kind == "attr_entry":
+                self._attribute_entry(node, rest[0], rest[1], e.new)
+            elif kind == "split":
+                pieces[rest[1]] = e.new
+            elif kind == "shape":
+                assert index is not None
+                if index >= rest[1]:
+                    vectors.setdefault(rest[0], {})[index - rest[1]] = e.new
+            elif kind == "repeats":
+                assert index is not None
+                if index % 2 == 0:
+                    vectors.setdefault(rest[0], {})[index // 2] = e.new
+            elif kind == "entry":
+                vectors.setdefault(rest[0], {})[rest[1]] = e.new
+            elif kind == "scalar":
+                vectors.setdefault(rest[0], {})[0] = e.new
+            elif kind == "arange":
+                self._arange(node, rest[0], rest[1], edits)
+                break
+            else:
+                raise OutputError(f"sizes at {role} of {node.op_type} cannot be rewritten")
+        if pieces:
+            self._pieces(node, pieces)
+        for i, entries in vectors.items():
+            self._vector_input(node, i, entries, force=force)
+
+    def _attribute_entry(self, node: ir.Node, name: str, k: int, new: int) -> None:
+        numbers = [int(n) for n in node.attributes[name].value]
+        numbers[k] = new
+        self.editor.set_attribute(node, name, numbers)
+
+    def _pieces(self, node: ir.Node, pieces: Mapping[int, int]) -> None:
+        """``num_outputs`` and missing sizes can only say equal pieces, so they become a vector."""
+        if len(node.inputs) > 1 and node.inputs[1] is not None:
+            self._vector_input(node, 1, dict(pieces), force=True)
+            return
+        old = self.origin[node]
+        axis = int(old.attributes["axis"].value) if "axis" in old.attributes else 0
+        sizes = [int(self.before.values[v].shape[axis]) for v in old.outputs]
+        sizes = [pieces.get(k, n) for k, n in enumerate(sizes)]
+        if "split" in node.attributes or self.carrier.version() < 13:
+            self.editor.set_attribute(node, "split", sizes)
+            return
+        node.attributes.pop("num_outputs", None)
+        if len(node.inputs) < 2:
+            node.resize_inputs(2)
+        node.replace_input_with(1, self.editor.ints(sizes, f"{node.outputs[0].name}_sizes"))
+
+    def _arange(self, node: ir.Node, i: int, axis: int, edits: Sequence[SizeEdit]) -> None:
+        """A table that reads every entry in order is made anew for the new sizes."""
+        x = self.values[node.inputs[0]]  # type: ignore[index]
+        table = self._known(node, i)
+        shape = list(table.shape)
+        for e in edits:
+            if e.index is not None and axis <= e.index < axis + len(shape):
+                shape[e.index - axis] = e.new
+        numbers = np.arange(x.shape[axis]).reshape(shape)
+        self.editor.replace_constant(node, i, numbers, "int64")
+
+    def _known(self, node: ir.Node, i: int) -> Array:
+        got = self._operand(node.inputs[i], node, i)
+        if not isinstance(got, Literal):
+            raise OutputError(f"the sizes of {node.op_type} {node.name or ''} depend on data")
+        return got.data
+
+    def _vector_input(
+        self, node: ir.Node, i: int, entries: dict[int, int], *, force: bool
+    ) -> None:
+        """Give an input vector new entries; the ones that infer or broadcast stay unless forced."""
+        raw = self._known(node, i).ravel()
+        if not force:
+            idle = (0, -1, 1) if node.op_type == "Expand" else (0, -1)
+            if node.op_type in ("Reshape", "Expand"):
+                entries = {k: n for k, n in entries.items() if int(raw[k]) not in idle}
+        entries = {k: n for k, n in entries.items() if int(raw[k]) != n}
+        if entries:
+            old = node.inputs[i]
+            assert old is not None
+            node.replace_input_with(i, self._vector(node, old, entries))
+
+    def _vector(self, node: ir.Node, v: ir.Value, entries: Mapping[int, int]) -> ir.Value:
+        """A value that holds ``v`` with some entries replaced, computed before ``node``."""
+        key = (v, tuple(sorted(entries.items())))
+        known = self._vectors.get(key)
+        if known is not None and known.graph is node.graph:
+            return known
+        out = self._vectors[key] = self._edited(node, v, entries)
+        return out
+
+    def _edited(self, node: ir.Node, v: ir.Value, entries: Mapping[int, int]) -> ir.Value:
+        tensor = stored(v)
+        base = f"{v.name}_grown"
+        if tensor is not None:
+            data = np.array(tensor.numpy())
+            flat = data.reshape(-1)
+            for k, n in entries.items():
+                flat[k] = n
+            return self.editor.constant(data, "int32" if data.dtype == np.int32 else "int64", base)
+        producer = v.producer()
+        if producer is not None and producer.op_type == "Concat":
+            return self._concat(node, producer, entries, base)
+        if producer is not None and producer.op_type in _PLAIN and producer.inputs[0] is not None:
+            inner = self._vector(node, producer.inputs[0], entries)
+            return self._added(
+                node, producer.op_type, [inner, *producer.inputs[1:]], base,
+                {k: a.value for k, a in producer.attributes.items()},
+            )
+        return self._scaled(node, v, entries, base)
+
+    def _concat(
+        self, node: ir.Node, producer: ir.Node, entries: Mapping[int, int], base: str
+    ) -> ir.Value:
+        inputs: list[ir.Value | None] = []
+        start = 0
+        for i, piece in enumerate(producer.inputs):
+            assert piece is not None
+            size = self._known(producer, i).size
+            own = {k - start: n for k, n in entries.items() if start <= k < start + size}
+            inputs.append(self._vector(node, piece, own) if own else piece)
+            start += size
+        return self._added(node, "Concat", inputs, base, {"axis": 0})
+
+    def _scaled(
+        self, node: ir.Node, v: ir.Value, entries: Mapping[int, int], base: str
+    ) -> ir.Value:
+        """Anything else is multiplied: exact, because sizes are products."""
+        now = self.values.get(v)
+        if not isinstance(now, Literal):
+            raise OutputError(f"the sizes of {node.op_type} {node.name or ''} depend on data")
+        num, den = np.ones(now.data.size, np.int64), np.ones(now.data.size, np.int64)
+        for k, n in entries.items():
+            old = int(now.data.reshape(-1)[k])
+            common = gcd(old, n) or 1
+            num[k], den[k] = n // common, old // common
+        kind = "int32" if v.dtype == ir.DataType.INT32 else "int64"
+        num, den = num.reshape(now.data.shape), den.reshape(now.data.shape)
+        up = self._added(node, "Mul", [v, self.editor.constant(num, kind, f"{base}_num")], base)
+        return self._added(node, "Div", [up, self.editor.constant(den, kind, f"{base}_den")], base)
+
+    def _added(
+        self, node: ir.Node, op: str, inputs: list[ir.Value | None], base: str,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> ir.Value:
+        out = self.editor.insert(node, op, inputs, base, attributes)
+        made = out.producer()
+        assert made is not None
+        super().step(made)
+        return out
+
+    # -- numbers that a program computes from sizes ------------------------------------------------------
+
+    def _keep_numbers(self, node: ir.Node) -> None:
+        """A float computed from a size that grew (a scale of 1/sqrt(d)) keeps its old value."""
+        old = self.origin.get(node)
+        if old is None or self._folds(old):
+            return
+        for i, (v, w) in enumerate(zip(node.inputs, old.inputs, strict=False)):
+            if v is None or w is None or (old, ("input", i)) in self.rewritten:
+                continue
+            now, then = self.values.get(v), self.before.values.get(w)
+            if not (isinstance(now, Literal) and isinstance(then, Literal) and then.is_float):
+                continue
+            if then.data.size != 1 or np.array_equal(now.data, then.data):
+                continue
+            if then in self.before.b.moving and not self._steady(w, then):
+                raise OutputError(
+                    f"{old.op_type} {old.name or ''} uses a number that depends on a dynamic size and "
+                    "on one that grows", op=old.op_type,
+                )
+            self.editor.replace_constant(node, i, then.data, then.dtype)
+
+    def _folds(self, old: ir.Node) -> bool:
+        return all(isinstance(self.before.values.get(v), Literal) for v in old.outputs if v.name)
+
+    def _steady(self, value: ir.Value, then: Literal) -> bool:
+        """Is the number the same at other sizes of the dynamic axes?"""
+        if self._other is None:
+            hints = {k: n + 6 for k, n in self.before.hints.items()}
+            self._other = Lowering(self.before.carrier, hints).run()
+        other = self._other.values.get(value)
+        return isinstance(other, Literal) and bool(np.array_equal(other.data, then.data))
+
+
+def _stated(op: Op, name: str, index: int | None) -> int:
+    """The size that an operator's slot stands for."""
+    if name == "shape":
+        return int(op.output.shape[index or 0])
+    if name == "length":
+        return int(op.output.shape[op.attrs["axis"]])
+    if name == "groups":
+        return int(op.inputs[1].shape[0])
+    if op.kind == "range":
+        return int(op.attrs["start"] + op.attrs["step"] * op.attrs["length"])
+    return int(op.attrs[name])
+
+
+def _follow_heads(editor: Editor, node: ir.Node, values: Mapping[ir.Value, Any]) -> None:
+    """Head counts that a fused operator repeats although its operands show them."""
+    names = {"RotaryEmbedding": ("num_heads",), "Attention": ("q_num_heads", "kv_num_heads")}
+    for i, name in enumerate(names.get(node.op_type, ())):
+        x = values.get(node.inputs[i]) if node.inputs[i] is not None else None  # type: ignore[arg-type]
+        known = node.attributes.get(name)
+        if isinstance(x, Value) and len(x.shape) == 4 and known is not None and known.value:
+            if int(known.value) != x.shape[1]:
+                editor.set_attribute(node, name, int(x.shape[1]))
