@@ -1,1 +1,15 @@
-"""One file is one pass: which dimensions it grows, how, and when it refuses."""
+"""The passes: one file for each way to grow. ``WIDTH_PASSES`` maps kinds to theirs."""
+
+from meristem.passes.base import WidthPass
+from meristem.passes.heads import HEADS
+from meristem.passes.hidden import HIDDEN
+from meristem.passes.mlp import MLP
+from meristem.passes.qk_dim import QK_DIM
+from meristem.passes.value_dim import VALUE_DIM
+from meristem.passes.width import WIDTH
+
+WIDTH_PASSES: dict[str, WidthPass] = {
+    kind: p for p in (HEADS, HIDDEN, MLP, QK_DIM, VALUE_DIM, WIDTH) for kind in p.kinds
+}
+
+__all__ = ["WIDTH_PASSES", "WidthPass"]

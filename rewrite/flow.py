@@ -79,6 +79,7 @@ class Flow:
     obligations: list[Obligation] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     statistics: list[Op] = field(default_factory=list)
+    products: list[tuple[Op, Formula, Formula, frozenset[int]]] = field(default_factory=list)
     cells: dict[Value, Cells] = field(default_factory=dict)
     weight_scales: dict[Weight, Cells] = field(default_factory=dict)
     literal_scales: dict[Literal, Linear] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.flow import POSITIVE, TWIN, ZERO, Failure, Flow, Obligation
 from meristem.rewrite.formula import Assignment
+from meristem.rewrite.graph import Op
 
 # In which order strategies are tried. Copies lock twins, so they are taken only where weights alone
 # must carry the change.
@@ -39,6 +40,16 @@ class Solution:
     flow: Flow
     assignment: Assignment
     tried: list[tuple[dict[Term, str], list[Failure]]] = field(default_factory=list)
+
+    @property
+    def saddles(self) -> list[tuple[Op, frozenset[int]]]:
+        """Products on new paths whose factors are both zero: their new weights could never train."""
+        holds = self.assignment.holds
+        return [
+            (op, atoms)
+            for op, x, y, atoms in self.flow.products
+            if holds(x) is True and holds(y) is True
+        ]
 
     @property
     def strategies(self) -> dict[Term, str]:
@@ -64,22 +75,53 @@ def solve(
         orders[t] = [s for s in order if s != "copy" or sizes[t] % t.size == 0]
     level = dict.fromkeys(sizes, 0)
     tried: list[tuple[dict[Term, str], list[Failure]]] = []
+    best: Solution | None = None
     while True:
         choice = {t: orders[t][level[t]] for t in sizes}
-        growth = Growth(dict(sizes), dict(choice))
-        with _deep():
-            flow = Flow(eq, growth, compensate, boundary).run()
-            assignment = Assignment(compatible)
-            failures = [*flow.failures, *_settle(flow, assignment)]
+        solution, failures = _attempt(eq, sizes, choice, compensate, boundary)
+        growth = solution.growth
         if not failures:
-            return Solution(eq, growth, flow, assignment, tried)
-        tried.append((choice, failures))
-        blamed = {growth.names[a] for f in failures for a in f.atoms} or set(sizes)
-        raised = [t for t in blamed if level[t] + 1 < len(orders[t])]
-        if not raised:
-            raise _refusal(tried, sizes, compensate, names or {})
-        for t in raised:
-            level[t] += 1
+            solution.tried = tried
+            raised = _awake(solution, orders, level)
+            if best is not None or not raised:
+                return best if best is not None and len(best.saddles) <= len(solution.saddles) \
+                    else solution
+            best = solution  # another strategy may train better; it must still preserve
+        elif best is not None:
+            return best
+        else:
+            tried.append((choice, failures))
+            blamed = {growth.names[a] for f in failures for a in f.atoms} or set(sizes)
+            raised = {t: level[t] + 1 for t in blamed if level[t] + 1 < len(orders[t])}
+            if not raised:
+                raise _refusal(tried, sizes, blamed, compensate, names or {})
+        level.update(raised)
+
+
+def _attempt(
+    eq: Equations, sizes: Mapping[Term, int], choice: dict[Term, str], compensate: str, boundary: str
+) -> tuple[Solution, list[Failure]]:
+    """One flow under one choice of strategies, with everything that it leaves unmet."""
+    growth = Growth(dict(sizes), choice)
+    with _deep():
+        flow = Flow(eq, growth, compensate, boundary).run()
+        assignment = Assignment(compatible)
+        failures = [*flow.failures, *_settle(flow, assignment)]
+    return Solution(eq, growth, flow, assignment), failures
+
+
+def _awake(
+    solution: Solution, orders: Mapping[Term, Sequence[str]], level: Mapping[Term, int]
+) -> dict[Term, int]:
+    """Atoms on a saddle that could grow with statistics instead, which forces no zeros."""
+    out: dict[Term, int] = {}
+    with _deep():
+        for _, atoms in solution.saddles:
+            for a in atoms:
+                t = solution.growth.names[a]
+                if "statistics" in orders[t] and orders[t][level[t]] != "statistics":
+                    out[t] = list(orders[t]).index("statistics")
+    return out
 
 
 def _settle(flow: Flow, assignment: Assignment) -> list[Failure]:
@@ -105,12 +147,13 @@ def _settle(flow: Flow, assignment: Assignment) -> list[Failure]:
 def _refusal(
     tried: list[tuple[dict[Term, str], list[Failure]]],
     sizes: Mapping[Term, int],
+    blamed: set[Term],
     compensate: str,
     names: Mapping[Term, str],
 ) -> NotPreserved:
     strategies, failures = tried[-1]
     first = failures[0]
-    what = ", ".join(sorted({names.get(t, f"axis of {t.size}") for t in sizes}))
+    what = ", ".join(sorted({names.get(t, f"axis of {t.size}") for t in blamed}))
     used = sorted({s for choice, _ in tried for s in choice.values()})
     advice = (
         'try compensate="graph", which may rewrite norms and constants'

@@ -3,13 +3,15 @@
 An entry states five facets. ``shape`` gives result shapes from operand shapes and attributes,
 ``evaluate`` computes with numpy (the oracle for row tests and for float64 on ONNX), ``axes`` equates
 axis terms, ``transfer`` says what the operator does to fresh coordinates (content, obligations, sign,
-scale), ``sizes`` lists which of its attributes are sizes and what they become. There is no default:
+scale), ``sizes`` lists which of its attributes are sizes and what they become. ``vanishes`` says from
+which operands a zero result follows. There is no default:
 a kind without an entry cannot be built, and a native operator without a kind becomes ``opaque``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from meristem.rewrite.graph import Array, Op, Shape, Value
@@ -35,15 +37,29 @@ class Semantics(Protocol):
 
     def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]: ...
 
+    def vanishes(self, op: Op) -> Vanishing: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vanishing:
+    """When a result is zero everywhere: ``any`` or all of the ``operands`` are; no operands: no claim."""
+
+    operands: tuple[int, ...] = ()
+    any: bool = False
+
 
 class Base:
-    """Shared helpers of entries: the result has the first operand's dtype, no attribute is a size."""
+    """Shared helpers of entries: the result has the first operand's dtype, no attribute is a size,
+    nothing is claimed about zeros."""
 
     def dtype(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> str:
         return str(attrs.get("dtype") or inputs[0].dtype)
 
     def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         return []
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing()
 
 
 _REGISTRY: dict[str, Semantics] = {}

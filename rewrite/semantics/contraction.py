@@ -18,7 +18,7 @@ from meristem.rewrite.flow import Cell, Flow, combinations
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.scale import Linear
-from meristem.rewrite.registry import Base, register
+from meristem.rewrite.registry import Base, Vanishing, register
 
 Labels = tuple[int, ...]
 
@@ -61,6 +61,9 @@ class Contract(Base):
 
     def transfer(self, op: Op, flow: Flow) -> None:
         Mixing(op, flow, *labels_of(op)).run()
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0, 1), any=True)
 
 
 class Mixing:
@@ -118,6 +121,7 @@ class Mixing:
             copies = all_of((*self._summed_twins(0, x, where), *self._summed_twins(1, y, where)))
             self.flow.oblige(copies, "sums over copies, which must be equal", atoms)
         else:
+            self.flow.products.append((self.op, x.zero, y.zero, frozenset(atoms)))
             self.flow.oblige(vanishes, "sums over new coordinates, so one factor must be zero", atoms)
 
     def _summed_twins(self, side: int, cell: Cell, where: dict[int, int]) -> list[Formula]:
@@ -231,6 +235,9 @@ class Conv(Base):
     def sizes(self, op: Op, sizes: Any) -> list[Any]:
         return sizes.scalar(op, "groups", sizes.terms(op.inputs[1])[0])
 
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0, 1), any=True)
+
 
 @dataclass(frozen=True)
 class GroupedContract(Base):
@@ -257,6 +264,9 @@ class GroupedContract(Base):
 
     def transfer(self, op: Op, flow: Flow) -> None:
         Mixing(op, flow, (0, 1), (4, 1, 2), (0, 2)).run()
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0, 1), any=True)
 
 
 register("contract", Contract())

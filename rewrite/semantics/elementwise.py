@@ -20,7 +20,7 @@ from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.scale import NONE, Linear
-from meristem.rewrite.registry import Base, register
+from meristem.rewrite.registry import Base, Vanishing, register
 
 Sign = tuple[Formula, Formula]  # (non-negative, positive)
 
@@ -135,6 +135,14 @@ class Row(Base):
         for s in scales:
             flow.require_unscaled(s, "is not homogeneous")
         return NONE if any(s is not None for s in scales) or not scales else NONE
+
+    def vanishes(self, op: Op) -> Vanishing:
+        if self.zero in ("keep", "first"):
+            return Vanishing((0,))
+        if self.zero == "none":
+            return Vanishing()
+        skip = 1 if self.kind == "where" else 0
+        return Vanishing(tuple(range(skip, len(op.inputs))), any=self.zero == "any")
 
 
 def _shifted(op: Op, flow: Flow) -> int | None:
@@ -310,6 +318,11 @@ class Power(Row):
 
             flow.build(op.output, check)
         row.transfer(op, flow)
+
+    def vanishes(self, op: Op) -> Vanishing:
+        exponent = op.inputs[1]
+        positive = isinstance(exponent, Literal) and float(exponent.data.min()) > 0
+        return Vanishing((0,)) if positive else Vanishing()
 
 
 ROWS = [

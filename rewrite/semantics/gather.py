@@ -13,7 +13,7 @@ from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.scale import NONE
-from meristem.rewrite.registry import Base, register
+from meristem.rewrite.registry import Base, Vanishing, register
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,9 @@ class Take(Base):
             "reads by an index that may be negative, which would count from the new end", new,
         )
 
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
+
 
 @dataclass(frozen=True)
 class TakeMany(Base):
@@ -136,6 +139,9 @@ class TakeMany(Base):
 
         flow.set(op.output, flow.build(op.output, make))
 
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
+
 
 @dataclass(frozen=True)
 class TakeAlong(Base):
@@ -167,6 +173,9 @@ class TakeAlong(Base):
         scales = [c.scale for c in flow.of(op.inputs[0]).flat]
         scale = flow.equal_scales(scales, "reads blocks by an index tensor")
         flow.fill(op.output, Cell(scale=scale))
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
 
 
 register("take", Take())

@@ -17,7 +17,7 @@ from meristem.rewrite.flow import OLD, Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.scale import NONE
-from meristem.rewrite.registry import Base, register
+from meristem.rewrite.registry import Base, Vanishing, register
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class Reshape(Base):
             first, count = op.attrs["first"], op.attrs["count"]
             return sizes.vector(op, "pieces", terms[first : first + count])
         return sizes.vector(op, "shape", terms)
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
 
 
 def _keep(before: Sequence[Term], shape: Shape) -> list[Term] | None:
@@ -98,6 +101,9 @@ class Permute(Base):
                 out[index] = Cell(cell.zero, twins, cell.scale, cell.nonneg, cell.pos)
         flow.set(op.output, out)
 
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
+
 
 @dataclass(frozen=True)
 class Expand(Base):
@@ -136,6 +142,9 @@ class Expand(Base):
         if "times" in op.slots:
             return sizes.scalar(op, "times", terms[0])
         return sizes.vector(op, "shape", terms)
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
 
 
 @dataclass(frozen=True)
@@ -232,6 +241,9 @@ class Slice(Base):
             *sizes.number(op, "length", old_end - old_start, length),
         ]
 
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
+
 
 def _block_at(blocks: Sequence[Any], offset: int) -> int:
     """Number of the first block at an old offset: old coordinates before it, then fresh ones."""
@@ -290,6 +302,9 @@ class Concat(Base):
     def transfer(self, op: Op, flow: Flow) -> None:
         flow.set(op.output, np.concatenate([flow.of(v) for v in op.inputs], op.attrs["axis"]))
 
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing(tuple(range(len(op.inputs))))
+
 
 @dataclass(frozen=True)
 class Pad(Base):
@@ -332,6 +347,9 @@ class Pad(Base):
                     x = np.concatenate([side, x] if first else [x, side], axis)
         flow.set(op.output, x)
 
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,)) if float(op.attrs["value"]) == 0 else Vanishing()
+
 
 @dataclass(frozen=True)
 class Rearrange(Base):
@@ -360,6 +378,9 @@ class Rearrange(Base):
             if x.shape[a] != 1:
                 x = _merge(flow, x, a)
         flow.set(op.output, x)
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
 
 
 register("reshape", Reshape())

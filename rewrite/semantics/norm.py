@@ -21,7 +21,7 @@ from meristem.rewrite.flow import Cell, Flow, combinations
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.scale import NONE, Linear
-from meristem.rewrite.registry import Base, register
+from meristem.rewrite.registry import Base, Vanishing, register
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,11 @@ class Norm(Base):
         if "groups" in op.slots:  # x[n, groups, channels, ...]
             return sizes.scalar(op, "groups", terms[1])
         return sizes.vector(op, "normalized_shape", [terms[a] for a in op.attrs["axes"]])
+
+    def vanishes(self, op: Op) -> Vanishing:
+        eps = op.inputs[1]
+        positive = isinstance(eps, Literal) and float(eps.data.min()) > 0
+        return Vanishing((0,)) if positive else Vanishing()
 
 
 class _NormFlow:

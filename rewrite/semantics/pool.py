@@ -13,7 +13,7 @@ from meristem.rewrite.axes import Term
 from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
-from meristem.rewrite.registry import Base, register
+from meristem.rewrite.registry import Base, Vanishing, register
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ class Pool(Base):
             return Cell(all_of(c.zero for c in row), twins, None, nonneg)
 
         flow.set(op.output, flow.build(op.output, make))
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
 
 
 register("pool", Pool())

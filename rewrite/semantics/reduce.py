@@ -14,7 +14,7 @@ from meristem.rewrite.flow import Cell, Flow, combinations
 from meristem.rewrite.formula import FALSE, all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.scale import NONE, Linear
-from meristem.rewrite.registry import Base, register
+from meristem.rewrite.registry import Base, Vanishing, register
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ class Sum(Base):
             return Cell(FALSE, (), None if scale is None else scale + Linear(gain), nonneg, pos)
 
         flow.set(op.output, flow.build(op.output, make))
+
+    def vanishes(self, op: Op) -> Vanishing:
+        return Vanishing((0,))
 
 
 def _outer_twins(

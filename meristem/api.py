@@ -1,0 +1,110 @@
+"""The public verbs: trace, load, plan, grow, verify. Only the order of the steps lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from meristem.model import Model
+from meristem.preparation import Prepared, prepare
+from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.plan import Plan
+from meristem.sides import OnnxSide, TorchSide
+
+Sizes = Mapping[str, int | str]
+
+
+def trace(
+    module: Any,
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    dynamic_shapes: Any = "auto",
+) -> Model:
+    """Trace an nn.Module or fx.GraphModule with torch.export.
+
+    ``args`` and ``kwargs`` are example inputs (batch of at least 2). ``dynamic_shapes`` is torch.export's;
+    "auto" keeps every axis dynamic that can be, None traces static shapes.
+
+    Raises CarrierError where the module cannot be exported.
+    """
+    from meristem.frontends.trace import trace_module
+
+    return Model(trace_module(module, args, kwargs, dynamic_shapes), TorchSide())
+
+
+def load(source: Any) -> Model:
+    """Load an ONNX model (path, ModelProto, onnx_ir.Model, graphsurgeon Graph) or a torch program
+    (.pt2 path, ExportedProgram). Large weights stay on disk.
+
+    Raises CarrierError where the source cannot be read.
+    """
+    kind = type(source)
+    is_path = isinstance(source, (str, Path))
+    if (is_path and Path(source).suffix == ".pt2") or kind.__name__ == "ExportedProgram":
+        from meristem.frontends.program_load import load_program
+
+        return Model(load_program(source), TorchSide())
+    if is_path and Path(source).suffix not in (".onnx", ".pb", ".json", ".textproto"):
+        raise CarrierError(f"{source}: give an .onnx or .pt2 file", path=str(source))
+    from meristem.frontends.onnx_load import load_onnx
+
+    return Model(load_onnx(source), OnnxSide())
+
+
+def plan(
+    model: Model,
+    sizes: Sizes,
+    *,
+    method: str = "preserve",
+    boundary: str = "pin",
+    compensate: str = "graph",
+    at: Any = "end",
+    seed: int = 0,
+) -> Plan:
+    """What ``grow`` would do: pure data, with the proof. Nothing is changed.
+
+    ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n" or
+    "xf". Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
+    """
+    return prepare(
+        model, sizes, method=method, boundary=boundary, compensate=compensate, at=at, seed=seed
+    ).plan
+
+
+def grow(model: Model, sizes: Sizes | Plan, **options: Any) -> Model:
+    """A larger model that computes the same function; arguments as of ``plan``.
+
+    A Plan in place of sizes is bound to this model: its names are resolved here and the proof is
+    repeated.
+    """
+    if isinstance(sizes, Plan):
+        options = {**sizes.options, **options}
+        sizes = sizes.sizes
+    prepared = prepare(model, sizes, **options)
+    return Model(_apply(model, prepared), model.side, prepared.plan)
+
+
+def _apply(model: Model, prepared: Prepared) -> Any:
+    carrier = prepared.widened
+    if prepared.depth is not None:
+        carrier = model.side.deepen(carrier, prepared.depth)
+    return carrier
+
+
+def verify(
+    model: Any,
+    grown: Any,
+    *,
+    runtime: str = "onnxruntime",
+    providers: Any = None,
+    inputs: Any = None,
+) -> Any:
+    """Measure that two models compute the same function; see docs/verify.md for the three levels.
+
+    ``model`` and ``grown`` are Models, or paths of ONNX files (which have no plan, so only deployment is
+    checked). Returns a Report: ``ok``, ``levels``, and the measured errors.
+    """
+    from meristem.verification import verify_models
+
+    return verify_models(model, grown, runtime=runtime, providers=providers, inputs=inputs)

@@ -1,0 +1,100 @@
+"""Model: a carrier with its view, its dimensions, and what the last growth did."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meristem.rewrite.dimensions import Dimension, find_dimensions
+from meristem.rewrite.equations import Equations
+from meristem.rewrite.graph import Graph
+from meristem.rewrite.plan import Plan
+
+if TYPE_CHECKING:
+    from meristem.sides import Side
+
+
+class Model:
+    """A traced or loaded model. It is never changed; growing gives a new one.
+
+    ``plan`` is what the growth that made it did, or None. From torch every output exists; from ONNX
+    ``save`` and ``state_dict`` do.
+    """
+
+    def __init__(self, carrier: Any, side: Side, plan: Plan | None = None) -> None:
+        self.carrier = carrier
+        self.side = side
+        self.plan = plan
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The view that analysis works on."""
+        return self.side.view(self.carrier)
+
+    @cached_property
+    def equations(self) -> Equations:
+        """The solved axes of the view."""
+        return Equations(self.graph).solve()
+
+    @cached_property
+    def stacks(self) -> dict[str, Any]:
+        """Stacks of repeated blocks by the name of their ``layers`` dimension."""
+        from meristem.rewrite.stacks import find_stacks, stack_dimensions
+
+        found = find_stacks(self.graph, self.equations)
+        return {d.name: s for d, s in stack_dimensions(found, self.graph)}
+
+    @cached_property
+    def dimensions(self) -> list[Dimension]:
+        """Everything that can grow, and what pins the rest."""
+        from meristem.rewrite.stacks import find_stacks, stack_dimensions
+
+        found = find_stacks(self.graph, self.equations)
+        layers = [d for d, _ in stack_dimensions(found, self.graph)]
+        return [*find_dimensions(self.graph, self.equations), *layers]
+
+    def __getitem__(self, name: str) -> Dimension:
+        """A dimension by its full name."""
+        for d in self.dimensions:
+            if d.name == name:
+                return d
+        raise KeyError(name)
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored weights' elements, tied ones once."""
+        total = 0
+        for w in self.graph.weights:
+            n = 1
+            for s in w.shape:
+                n *= s
+            total += n
+        return total
+
+    def __str__(self) -> str:
+        from meristem.tables import dimension_text
+
+        return dimension_text(self)
+
+    def __repr__(self) -> str:
+        return f"<meristem.Model from {self.side.name}: {self.parameters:,} parameters>"
+
+    def module(self) -> Any:
+        """A trainable nn.Module with the original parameter names, in eval mode."""
+        return self.side.module(self.carrier)
+
+    @property
+    def exported_program(self) -> Any:
+        """A verified torch.export.ExportedProgram."""
+        return self.side.program(self.carrier)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by their original names; numpy arrays from ONNX."""
+        return self.side.state_dict(self.carrier)
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``.onnx``, ``.pt2`` or ``.safetensors``; nothing is left behind on failure."""
+        path = Path(path)
+        self.side.save(self.carrier, path)
+        return path

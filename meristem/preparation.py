@@ -1,0 +1,147 @@
+"""From a request to everything that growing needs: the solved plan, the edits, the widened carrier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from meristem.model import Model
+from meristem.passes import WIDTH_PASSES
+from meristem.rewrite.axes import Term, atoms_of
+from meristem.rewrite.edits import EditScript
+from meristem.rewrite.errors import MeristemError, PinnedDimension, UnsupportedOperator
+from meristem.rewrite.plan import Change, Plan
+from meristem.rewrite.planner import Solution, solve
+from meristem.rewrite.reports import describe
+from meristem.rewrite.request import Wish, resolve
+from meristem.rewrite.script import edit_script
+
+METHODS = ("preserve",)
+BOUNDARIES = ("pin", "crop", "grow")
+COMPENSATIONS = ("graph", "weights")
+
+
+@dataclass
+class Prepared:
+    """A plan with what carries it out on one model."""
+
+    model: Model
+    plan: Plan
+    script: EditScript | None
+    layers: dict[str, int]
+
+    @cached_property
+    def widened(self) -> Any:
+        """The carrier after width, which shares nothing with the source."""
+        return self.model.side.widen(self.model.carrier, self.script or EditScript())
+
+    @cached_property
+    def depth(self) -> Any:
+        """The depth script on the widened carrier; None without new layers."""
+        if not self.layers:
+            return None
+        from meristem.rewrite.depth import plan_depth
+
+        wide = Model(self.widened, self.model.side)
+        targets = {wide.stacks[name]: n for name, n in self.layers.items()}
+        return plan_depth(wide.graph, wide.equations, targets, at=self.plan.at)
+
+
+def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Prepared:
+    """Resolve, solve and script a request; raises what ``meristem.plan`` documents."""
+    plan = Plan({}, **options)
+    _check_options(plan)
+    try:
+        wishes = resolve(model.dimensions, sizes, boundary=plan.boundary)
+    except PinnedDimension as error:
+        raise _unsupported(model, error) from None
+    width = [w for w in wishes if w.dimension.kind != "layers"]
+    layers = {}
+    for w in wishes:
+        if w.dimension.kind == "layers":
+            layers |= _layers(w)
+    atoms, reached = _atoms(width, plan.boundary)
+    plan.sizes = {**reached, **layers}
+    plan.unused = [n for w in model.graph.unused for n in w.names]
+    script = None
+    if atoms:
+        names = {t: _name_of(model, t) for t in atoms}
+        solution = solve(
+            model.equations, atoms, compensate=plan.compensate, boundary=plan.boundary, names=names
+        )
+        script = edit_script(solution, seed=plan.seed)
+        _report(plan, solution, script, width, reached)
+    prepared = Prepared(model, plan, script, {n: s for n, s in layers.items() if s != model[n].size})
+    if prepared.depth is not None:
+        plan.changes += [
+            Change(n, "layers", model[n].place, model[n].size, s) for n, s in prepared.layers.items()
+        ]
+        plan.clones = dict(prepared.depth.weights)
+        plan.added += list(prepared.depth.added)
+        plan.notes += list(prepared.depth.notes)
+    return prepared
+
+
+def _check_options(plan: Plan) -> None:
+    for name, value, known in (
+        ("method", plan.method, METHODS), ("boundary", plan.boundary, BOUNDARIES),
+        ("compensate", plan.compensate, COMPENSATIONS),
+    ):
+        if value not in known:
+            raise MeristemError(f"{name}={value!r} is not known; choose from {', '.join(known)}")
+
+
+def _unsupported(model: Model, error: PinnedDimension) -> MeristemError:
+    """A pin by an operator without semantics is an error of its own class."""
+    d = model[error.dimension]  # type: ignore[attr-defined]
+    if not d.opaque:
+        return error
+    return UnsupportedOperator(
+        f"{error}; add its semantics (docs/add-an-operator.md) or grow other dimensions", **error.facts
+    )
+
+
+def _layers(wish: Wish) -> dict[str, int]:
+    from meristem.passes.base import refuse_shrinking
+    from meristem.rewrite.request import wanted
+
+    size, _ = wanted(wish.target, wish.dimension.size)
+    refuse_shrinking(wish.dimension, size)
+    return {wish.dimension.name: size}
+
+
+def _atoms(wishes: Sequence[Wish], boundary: str) -> tuple[dict[Term, int], dict[str, int]]:
+    atoms: dict[Term, int] = {}
+    reached: dict[str, int] = {}
+    for p in dict.fromkeys(WIDTH_PASSES.values()):
+        own = [w for w in wishes if w.dimension.kind in p.kinds]
+        got, sizes = p.solve(own, lifted=boundary != "pin")
+        atoms |= got
+        reached |= sizes
+    return atoms, reached
+
+
+def _name_of(model: Model, t: Term) -> str:
+    for d in model.dimensions:
+        if d.kind != "layers" and t in set(atoms_of(d.term)):
+            return d.name
+    return f"an axis of {t.size}"
+
+
+def _report(
+    plan: Plan, solution: Solution, script: EditScript, wishes: Sequence[Wish], reached: dict[str, int]
+) -> None:
+    for w in wishes:
+        d = w.dimension
+        if reached[d.name] != d.size:
+            used = {
+                solution.strategies[t] for t in atoms_of(d.term) if t in solution.strategies
+            }
+            plan.changes.append(
+                Change(d.name, d.kind, d.place, d.size, reached[d.name], tuple(sorted(used)))
+            )
+    plan.weights = {e.weight.name: e.expansion for e in script.weights}
+    plan.added = script.added_operators
+    describe(plan, solution, script)

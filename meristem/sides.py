@@ -1,0 +1,131 @@
+"""What a model can do depends on where it came from: one adapter for each carrier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from meristem.rewrite.edits import EditScript
+from meristem.rewrite.errors import OutputError
+from meristem.rewrite.graph import Graph
+
+
+class Side(Protocol):
+    """The steps of the pipeline for one carrier."""
+
+    name: str
+
+    def view(self, carrier: Any) -> Graph: ...
+
+    def widen(self, carrier: Any, script: EditScript) -> Any: ...
+
+    def deepen(self, carrier: Any, script: Any) -> Any: ...
+
+    def save(self, carrier: Any, path: Path) -> None: ...
+
+    def state_dict(self, carrier: Any) -> dict[str, Any]: ...
+
+    def module(self, carrier: Any) -> Any: ...
+
+    def program(self, carrier: Any) -> Any: ...
+
+
+class TorchSide:
+    """A traced module or program."""
+
+    name = "torch"
+
+    def view(self, carrier: Any) -> Graph:
+        from meristem.frontends.torch_view import view_torch
+
+        return view_torch(carrier)
+
+    def widen(self, carrier: Any, script: EditScript) -> Any:
+        from meristem.backends.program import apply_script
+
+        return apply_script(carrier, script)
+
+    def deepen(self, carrier: Any, script: Any) -> Any:
+        from meristem.backends.torch_clone import apply_depth
+
+        return apply_depth(carrier, script)
+
+    def save(self, carrier: Any, path: Path) -> None:
+        if path.suffix == ".onnx":
+            from meristem.backends.torch_onnx import save_onnx
+
+            save_onnx(carrier, path)
+            return
+        from meristem.backends.torch_files import save_program, save_weights
+
+        if path.suffix == ".safetensors":
+            save_weights(carrier, path)
+        elif path.suffix == ".pt2":
+            save_program(carrier, path)
+        else:
+            raise OutputError(
+                f"{path.name}: the suffix says what to write; give .pt2, .onnx or .safetensors",
+                path=str(path),
+            )
+
+    def state_dict(self, carrier: Any) -> dict[str, Any]:
+        from meristem.backends.torch_files import state_dict
+
+        return state_dict(carrier)
+
+    def module(self, carrier: Any) -> Any:
+        from meristem.backends.module import trainable_module
+
+        return trainable_module(carrier)
+
+    def program(self, carrier: Any) -> Any:
+        from meristem.backends.torch_files import exported_program
+
+        return exported_program(carrier)
+
+
+class OnnxSide:
+    """An ONNX file, or a model in memory."""
+
+    name = "onnx"
+
+    def view(self, carrier: Any) -> Graph:
+        from meristem.frontends.onnx_view import view_onnx
+
+        return view_onnx(carrier)
+
+    def widen(self, carrier: Any, script: EditScript) -> Any:
+        from meristem.backends.onnx_file import apply_script
+
+        return apply_script(carrier, script)
+
+    def deepen(self, carrier: Any, script: Any) -> Any:
+        from meristem.backends.onnx_clone import apply_depth
+
+        return apply_depth(carrier, script)
+
+    def save(self, carrier: Any, path: Path) -> None:
+        from meristem.backends.onnx_file import save
+
+        if path.suffix != ".onnx":
+            raise OutputError(
+                f"{path.name}: a model that came from ONNX is saved as .onnx", path=str(path)
+            )
+        save(carrier, path)
+
+    def state_dict(self, carrier: Any) -> dict[str, Any]:
+        from meristem.backends.onnx_file import state_dict
+
+        return state_dict(carrier)
+
+    def module(self, carrier: Any) -> Any:
+        raise OutputError(
+            "a model that came from ONNX gives no torch module; trace the torch model with "
+            "meristem.trace and apply the same plan to it"
+        )
+
+    def program(self, carrier: Any) -> Any:
+        raise OutputError(
+            "a model that came from ONNX gives no ExportedProgram; trace the torch model with "
+            "meristem.trace and apply the same plan to it"
+        )

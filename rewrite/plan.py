@@ -1,0 +1,138 @@
+"""Plans: what a growth does, as pure data. Names, sizes, strategies, recipes, reports; JSON both ways.
+
+A plan speaks of names only, so a plan made on a torch model serves its ONNX export: binding it to a
+carrier resolves the names there and repeats the proof.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.expansion import Expansion, Fill, Lift
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Change:
+    """One dimension's growth. ``strategies`` are those of its atoms; empty for depth."""
+
+    name: str
+    kind: str
+    place: str
+    before: int
+    after: int
+    strategies: tuple[str, ...] = ()
+
+
+@dataclass
+class Plan:
+    """A growth: request and options, changes, recipes of weights by name, and the reports.
+
+    ``added`` lists run-time operators that the growth adds; ``proof`` says for each operator that mixes
+    new coordinates what it needed and how that is met; ``locked`` names weights whose copies stay equal
+    under training; ``saddles`` products whose new weights could never train; ``unused`` weights that the
+    model carries without using.
+    """
+
+    sizes: dict[str, int]
+    method: str = "preserve"
+    boundary: str = "pin"
+    compensate: str = "graph"
+    at: Any = "end"
+    seed: int = 0
+    changes: list[Change] = field(default_factory=list)
+    weights: dict[str, Expansion] = field(default_factory=dict)
+    constants: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    proof: list[str] = field(default_factory=list)
+    locked: list[str] = field(default_factory=list)
+    saddles: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    clones: dict[str, tuple[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments that repeat this plan."""
+        return {
+            "method": self.method, "boundary": self.boundary, "compensate": self.compensate,
+            "at": self.at, "seed": self.seed,
+        }
+
+    def explain(self) -> str:
+        """The plan as a person reads it."""
+        lines = [
+            f"{c.name}: {c.before} -> {c.after}"
+            + (f"  ({', '.join(c.strategies)})" if c.strategies else "")
+            for c in self.changes
+        ]
+        lines.append(
+            f"{len(self.weights)} weights grow or change, {len(self.clones)} are new with new blocks, "
+            f"{len(self.constants)} constants change"
+        )
+        for title, rows in (
+            ("proof", self.proof), ("constants", self.constants),
+            ("operators added at run time", self.added), ("locked twins", self.locked),
+            ("new weights that cannot train (both factors zero)", self.saddles),
+            ("weights without users, carried along", self.unused), ("notes", self.notes),
+        ):
+            if rows:
+                lines.append(f"{title}:")
+                lines += [f"  {r}" for r in rows]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """Stable text; ``from_json`` gives the plan back."""
+        data = asdict(self)
+        data["weights"] = {n: expansion_data(e) for n, e in self.weights.items()}
+        return json.dumps({"meristem_plan": VERSION, **data}, indent=1, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Read a plan; CarrierError where the text is not one."""
+        try:
+            data = json.loads(text)
+            if data.pop("meristem_plan") != VERSION:
+                raise CarrierError("the plan was written by another version; make it again")
+            data["changes"] = [Change(**{**c, "strategies": tuple(c["strategies"])}) for c in data["changes"]]
+            data["weights"] = {n: expansion_from(e) for n, e in data["weights"].items()}
+            data["clones"] = {n: (s, h) for n, (s, h) in data["clones"].items()}
+            return Plan(**data)
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise CarrierError(f"this is not a meristem plan: {error}") from error
+
+
+def expansion_data(e: Expansion) -> dict[str, Any]:
+    """A recipe as JSON-ready data."""
+    return {
+        "name": e.name,
+        "axes": [a.term for a in e.axes],
+        "fills": [[list(i), f.kind, f.digit, list(f.source)] for i, f in e.fills.items()],
+        "scales": [[list(i), s] for i, s in e.scales.items()],
+        "shift": e.shift,
+        "seed": e.seed,
+        "progression": e.progression,
+    }
+
+
+def expansion_from(data: dict[str, Any]) -> Expansion:
+    """The recipe behind ``expansion_data``."""
+    return Expansion(
+        data["name"],
+        tuple(Lift(_term(t)) for t in data["axes"]),
+        {tuple(i): Fill(kind, digit, tuple(source)) for i, kind, digit, source in data["fills"]},
+        {tuple(i): float(s) for i, s in data["scales"]},
+        data["shift"], data["seed"], data["progression"],
+    )
+
+
+def _term(data: Sequence[Any]) -> Any:
+    if data[0] == "atom":
+        return ("atom", int(data[1]), int(data[2]))
+    return (data[0], *(_term(d) for d in data[1:]))

@@ -1,0 +1,127 @@
+"""Requests: selectors and targets to dimensions and sizes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from meristem.rewrite.dimensions import KINDS, Dimension
+from meristem.rewrite.errors import PinnedDimension, SelectorError, SizeError
+
+Target = int | str
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One dimension with the target that its most specific selector gives."""
+
+    dimension: Dimension
+    target: Target
+    selector: str
+
+
+def resolve(
+    dimensions: Sequence[Dimension], sizes: Mapping[str, Target], *, boundary: str = "pin"
+) -> list[Wish]:
+    """Match selectors against dimensions; the more specific selector wins.
+
+    Raises SelectorError (nothing matches, or equal selectors disagree) and PinnedDimension.
+    """
+    chosen: dict[str, tuple[int, str, Target]] = {}
+    by_name = {d.name: d for d in dimensions}
+    for selector, target in sizes.items():
+        check_target(selector, target)
+        hits = matches(dimensions, selector)
+        if not hits:
+            raise SelectorError(_nothing(selector, dimensions), selector=selector)
+        rank = specificity(selector, by_name)
+        for d in hits:
+            known = chosen.get(d.name)
+            if known is None or known[0] < rank:
+                chosen[d.name] = (rank, selector, target)
+            elif known[0] == rank and known[2] != target:
+                raise SelectorError(
+                    f"{known[1]!r} and {selector!r} are equally specific and ask for different sizes "
+                    f"of {d.name}; give its full name",
+                    selector=selector, dimension=d.name,
+                )
+    wishes = [Wish(by_name[n], t, s) for n, (_, s, t) in chosen.items()]
+    _refuse_pinned(wishes, boundary)
+    return wishes
+
+
+def matches(dimensions: Sequence[Dimension], selector: str) -> list[Dimension]:
+    """Dimensions that a selector names: a kind, a kind at a place with wildcards, or a full name."""
+    exact = [d for d in dimensions if d.name == selector]
+    if exact and "@" in selector:
+        return exact
+    kind, _, place = selector.partition("@")
+    hits = [d for d in dimensions if d.kind == kind or kind in d.aliases]
+    if not hits and kind == "head_dim":
+        hits = [d for d in dimensions if d.kind in ("qk_dim", "value_dim")]
+    return [d for d in hits if not place or fnmatchcase(d.place, place)]
+
+
+def specificity(selector: str, names: Mapping[str, Dimension]) -> int:
+    """Kind < kind with wildcards < kind at a place < full name."""
+    if "@" not in selector:
+        return 0
+    if selector in names:
+        return 3
+    return 1 if re.search(r"[*?\[]", selector) else 2
+
+
+def check_target(selector: str, target: Target) -> None:
+    """An int, "+n" or "xf"."""
+    if isinstance(target, bool) or not isinstance(target, (int, str)):
+        raise SizeError(f"{selector}: {target!r} is not a size; give 64, \"+8\" or \"x1.5\"")
+    if isinstance(target, str) and not re.fullmatch(r"\+?\d+|x\d+(\.\d+)?", target.strip()):
+        raise SizeError(f"{selector}: {target!r} is not a size; give 64, \"+8\" or \"x1.5\"")
+
+
+def wanted(target: Target, size: int) -> tuple[int, bool]:
+    """The size asked for, and whether it may be rounded to a feasible one."""
+    if isinstance(target, int):
+        return target, False
+    text = target.strip()
+    if text.startswith("+"):
+        return size + int(text[1:]), False
+    if text.startswith("x"):
+        return round(size * float(text[1:])), True
+    return int(text), False
+
+
+def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
+    def blocked(d: Dimension) -> bool:
+        return d.pinned is not None and not (d.boundary and boundary != "pin")
+
+    pinned = [w for w in wishes if blocked(w.dimension)]
+    if not pinned:
+        return
+    d = pinned[0].dimension
+    free = [w.dimension.name for w in wishes if not blocked(w.dimension)]
+    advice = ""
+    if d.boundary:
+        advice = '; boundary="crop" keeps the interface, boundary="grow" lets it grow'
+    if free:
+        advice += f"; the rest can be asked for with {', '.join(repr(n) for n in free[:4])}"
+        advice += f" and {len(free) - 4} more" if len(free) > 4 else ""
+    raise PinnedDimension(
+        f"{d.name} ({d.size}) cannot grow: {d.pinned}{advice}",
+        dimension=d.name, reason=d.pinned, selector=pinned[0].selector, rest=free,
+    )
+
+
+def _nothing(selector: str, dimensions: Sequence[Dimension]) -> str:
+    names = [d.name for d in dimensions]
+    kinds = sorted({d.kind for d in dimensions})
+    near = difflib.get_close_matches(selector, [*kinds, *names], n=4, cutoff=0.4)
+    kind = selector.partition("@")[0]
+    if kind in kinds:
+        near = [n for n in names if n.startswith(kind + "@")][:4] or near
+    word = "names no kind of dimension" if kind not in KINDS else "matches nothing in this model"
+    hint = f"; nearest: {', '.join(near)}" if near else f"; its kinds are {', '.join(kinds)}"
+    return f"the selector {selector!r} {word}{hint}"
