@@ -1,16 +1,18 @@
 """Elementwise operators: rows of one table, with broadcasting.
 
-A row states its numpy function, how a zero passes (``keep``: f(0) = 0; ``any``: a product; ``all``: a
-sum; ``first``: a quotient; ``none``), whether it is linear in each operand, how a positive factor
-passes (``degree`` for one operand, ``product``/``quotient`` for two, ``equal`` where operands must carry
-the same, ``none`` where the factor must be one), and the sign of its result.
+A row states its numpy function, how a zero passes (``keep``: f(0) = 0; ``any``: a product;
+``all``: a sum; ``first``: a quotient; ``none``), whether it is linear in each operand, how a
+positive factor passes (a degree for one operand, ``product``/``quotient`` for two, ``equal`` where
+operands must carry the same, ``compare`` where they must and the result carries none, ``none``
+where the factor must be one), and the sign of its result. A zero of the proof may be 1e-17 in fact
+(a mean less itself), so it passes only where f is continuous at zero: not through ``sign``,
+``floor``, ``ceil``, ``mod``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import erf as _erf
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,18 @@ from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.scale import NONE, Linear
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.semantics.functions import (
+    cast,
+    elu,
+    erf,
+    floor_divide,
+    gelu,
+    gelu_tanh,
+    leaky_relu,
+    power,
+    sigmoid,
+    softplus,
+)
 
 Sign = tuple[Formula, Formula]  # (non-negative, positive)
 
@@ -120,6 +134,9 @@ class Row(Base):
             return flow.equal_scales(scales[1:], "joins two branches")
         if isinstance(self.scale, float):
             return None if scales[0] is None else scales[0] * self.scale
+        if self.scale == "compare":
+            flow.equal_scales(scales, "compares its operands")
+            return NONE
         if self.scale == "equal":
             if self.kind == "add" and len(scales) == 2 and _shifted(op, flow) is not None:
                 return scales[_shifted(op, flow) or 0]
@@ -240,57 +257,8 @@ def _pick(_: Cell, x: Cell, y: Cell) -> Sign:
     return all_of([x.nonneg, y.nonneg]), all_of([x.pos, y.pos])
 
 
-# -- numpy functions -------------------------------------------------------------------------------
-
-_verf = np.vectorize(_erf, otypes=[np.float64])
-
-
-def erf(x: Array) -> Array:
-    """The error function in float64 (numpy has none)."""
-    return np.asarray(_verf(np.asarray(x, np.float64)))
-
-
-def gelu(x: Array) -> Array:
-    return np.asarray(0.5 * x * (1 + erf(np.asarray(x) / np.sqrt(2.0))))
-
-
-def gelu_tanh(x: Array) -> Array:
-    return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
-
-
-def sigmoid(x: Array) -> Array:
-    return np.asarray(np.exp(-np.logaddexp(0, -np.asarray(x))))
-
-
-def elu(x: Array, alpha: float = 1.0) -> Array:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
-
-
-def leaky_relu(x: Array, slope: float = 0.01) -> Array:
-    return np.where(x > 0, x, slope * x)
-
-
-def softplus(x: Array, beta: float = 1.0) -> Array:
-    return np.asarray(np.logaddexp(0, beta * x) / beta)
-
-
-def power(x: Array, p: Array) -> Array:
-    return np.power(x, np.asarray(p, np.result_type(x, p)))
-
-
-def floor_divide(x: Array, y: Array) -> Array:
-    return np.floor_divide(x, y)
-
-
 def power_sign(x: Cell, p: Cell) -> Sign:
     return x.nonneg, x.pos
-
-
-def cast(x: Array, to: str = "") -> Array:
-    """Floating targets stay at the oracle's precision; integers and bools truncate."""
-    if to.startswith(("float", "bfloat")):
-        return np.asarray(x, np.float64) if np.asarray(x).dtype.kind != "f" else np.asarray(x)
-    return np.asarray(x).astype(to)
 
 
 @dataclass(frozen=True)
@@ -325,9 +293,23 @@ class Power(Row):
         return Vanishing((0,)) if positive else Vanishing()
 
 
+@dataclass(frozen=True)
+class Cast(Row):
+    """To another dtype. Floats as integers or booleans are neither linear nor homogeneous."""
+
+    def transfer(self, op: Op, flow: Flow) -> None:
+        to_bool = op.output.dtype.startswith("bool")
+        if to_bool or (op.inputs[0].is_float and not op.output.is_float):
+            sign = (lambda x: (x.nonneg, FALSE)) if not to_bool else _nonneg
+            zero = "none" if to_bool else "keep"
+            Row(self.kind, 1, self.function, zero, sign=sign).transfer(op, flow)
+        else:
+            super().transfer(op, flow)
+
+
 ROWS = [
     Row("identity", 1, np.asarray, "keep", True, 1.0, _same),
-    Row("cast", 1, cast, "keep", True, 1.0, _same),
+    Cast("cast", 1, cast, "keep", True, 1.0, _same),
     Row("neg", 1, np.negative, "keep", True, 1.0),
     Row("abs", 1, np.abs, "keep", False, 1.0, _nonneg),
     Row("relu", 1, lambda x: np.maximum(x, 0), "keep", False, 1.0, _nonneg),
@@ -335,7 +317,7 @@ ROWS = [
     Row("sqrt", 1, np.sqrt, "keep", False, 0.5, _same, "nonneg"),
     Row("rsqrt", 1, lambda x: 1 / np.sqrt(x), "none", False, -0.5, _positive, "pos"),
     Row("reciprocal", 1, lambda x: 1 / x, "none", False, -1.0, _reciprocal_sign, "pos"),
-    Row("sign", 1, np.sign, "keep", False, 0.0, _same),
+    Row("sign", 1, np.sign, scale=0.0, sign=_same),
     Row("gelu", 1, gelu, "keep"),
     Row("gelu_tanh", 1, gelu_tanh, "keep"),
     Row("silu", 1, lambda x: x * sigmoid(x), "keep"),
@@ -357,8 +339,8 @@ ROWS = [
     Row("hard_sigmoid", 1, lambda x: np.clip(x / 6 + 0.5, 0, 1), sign=_nonneg),
     Row("hard_swish", 1, lambda x: x * np.clip(x / 6 + 0.5, 0, 1), "keep"),
     Row("softplus", 1, softplus, sign=_positive),
-    Row("floor", 1, np.floor, "keep"),
-    Row("ceil", 1, np.ceil, "keep"),
+    Row("floor", 1, np.floor),
+    Row("ceil", 1, np.ceil),
     Row("round", 1, np.round, "keep"),
     Row("trunc", 1, np.trunc, "keep"),
     Row("not", 1, np.logical_not, result="bool"),
@@ -368,13 +350,13 @@ ROWS = [
     Row("sub", 2, np.subtract, "all", True, "equal"),
     Row("mul", 2, np.multiply, "any", True, "product", _product_sign),
     Row("div", 2, np.divide, "first", True, "quotient", domain="pos"),
-    Row("floor_div", 2, floor_divide, "first", domain="pos"),
-    Row("mod", 2, np.mod, "first", domain="pos"),
+    Row("floor_div", 2, floor_divide, domain="pos"),
+    Row("mod", 2, np.mod, domain="pos"),
     Row("maximum", 2, np.maximum, "all", False, "equal", _max_sign),
     Row("minimum", 2, np.minimum, "all", False, "equal", _min_sign),
     Power("pow", 2, power),
     *(
-        Row(kind, 2, function, scale="equal", result="bool", sign=_nonneg)
+        Row(kind, 2, function, scale="compare", result="bool", sign=_nonneg)
         for kind, function in (
             ("eq", np.equal), ("ne", np.not_equal), ("lt", np.less), ("le", np.less_equal),
             ("gt", np.greater), ("ge", np.greater_equal), ("and", np.logical_and),
