@@ -48,7 +48,7 @@ def trainable_module(carrier: TorchCarrier) -> TrainableModule:
     root = nn.Module()
     _register(carrier, root)
     graph = ModuleGraph(carrier, root).build()
-    settle_dtypes(graph, carrier)
+    settle_dtypes(graph, root, carrier)
     return _assemble(graph, vars(root)).eval()
 
 

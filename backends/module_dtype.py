@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
-from meristem.backends.module_layers import same_dtype
+from meristem.backends.module_layers import FusedAttention, RunningNorm, same_dtype
 from meristem.carriers.torch_carrier import TorchCarrier
 
 # Operands that must agree, the deciding ones first.
@@ -40,14 +40,14 @@ _AGREE: dict[str, tuple[str, ...]] = {
 FREE, MODEL, TABLE, MIXED = "buffer", "model", "table", "mixed"
 
 
-def settle_dtypes(graph: fx.Graph, carrier: TorchCarrier) -> None:
+def settle_dtypes(graph: fx.Graph, root: nn.Module, carrier: TorchCarrier) -> None:
     """Insert ``same_dtype`` where an operand of fixed dtype meets one that follows the weights."""
-    _Settler(graph, carrier).run()
+    _Settler(graph, root, carrier).run()
 
 
 class _Settler:
-    def __init__(self, graph: fx.Graph, carrier: TorchCarrier) -> None:
-        self.graph = graph
+    def __init__(self, graph: fx.Graph, root: nn.Module, carrier: TorchCarrier) -> None:
+        self.graph, self.root = graph, root
         self.tensors = carrier.tensors
         self.values = {n.name: n.meta.get("val") for n in carrier.graph.nodes}
         self.state: dict[fx.Node, str] = {}
@@ -58,7 +58,7 @@ class _Settler:
                 self._note(node, MODEL if _floating(self.values.get(node.name)) else None)
             elif node.op == "get_attr":
                 tensor = self.tensors.get(str(node.target))
-                kind = MODEL if isinstance(tensor, torch.nn.Parameter) else FREE
+                kind = MODEL if isinstance(tensor, nn.Parameter) else FREE
                 self._note(node, kind if _floating(tensor) else None)
             elif node.op == "call_module":
                 self._layer(node)
@@ -70,10 +70,11 @@ class _Settler:
             self.state[node] = state
 
     def _layer(self, node: fx.Node) -> None:
-        if "attention_dropout" in str(node.target).rpartition(".")[2]:
+        layer = self.root.get_submodule(str(node.target))
+        if isinstance(layer, FusedAttention):
             q, k, v, mask, *_ = node.args
             self._note(node, self._agree(node, [v, q, k, mask]))
-        elif "running_norm" in str(node.target).rpartition(".")[2]:
+        elif isinstance(layer, RunningNorm):
             self._note(node, self._agree(node, [node.args[3], node.args[0]]))
         else:
             self._note(node, self.state.get(node.args[0]))  # type: ignore[arg-type]

@@ -11,6 +11,9 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+# Key of a node's ``custom`` metadata, which files and decompositions keep: its dropout probability.
+MARK = "meristem_dropout_p"
+
 
 @dataclass
 class TorchCarrier:

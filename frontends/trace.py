@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import Dim, ExportedProgram
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.utils import _pytree as pytree
 
-from meristem.carriers.torch_carrier import TorchCarrier
+from meristem.carriers.torch_carrier import MARK, TorchCarrier
+from meristem.frontends.trace_train import ATTENTION, DROPOUT, TrainMode, watch_train_mode
 from meristem.rewrite.errors import CarrierError
 
+_DROPOUTS = {torch.ops.aten.dropout.default}
 _STRIDED = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
 
 
@@ -26,20 +26,22 @@ def trace_module(
     """Export ``module`` non-strictly in eval mode and make it functional.
 
     ``dynamic_shapes="auto"`` leaves every axis of the inputs whose size is at least 2 dynamic where the
-    model allows it; None traces static shapes. The module's mode is restored.
+    model allows it; None traces static shapes. The module's mode is restored. One forward pass in
+    train mode reads the dropout probabilities that eval mode does not carry.
 
     Raises CarrierError where torch.export refuses, with its reason.
     """
+    kwargs = kwargs or {}
     modes = {m: m.training for m in module.modules()}
-    shapes = auto_shapes(args, kwargs) if isinstance(dynamic_shapes, str) else dynamic_shapes
     try:
         module.eval()
+        shapes = auto_shapes(module, args, kwargs) if isinstance(dynamic_shapes, str) else dynamic_shapes
         program = torch.export.export(
-            module, args, kwargs, dynamic_shapes=shapes, strict=False, prefer_deferred_runtime_asserts_over_guards=False
+            module, args, kwargs, dynamic_shapes=shapes, strict=False,
+            prefer_deferred_runtime_asserts_over_guards=False,
         )
-        probabilities = attention_dropouts(module, args, kwargs or {})
-    except CarrierError:
-        raise
+        module.train()
+        train = watch_train_mode(module, args, kwargs)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CarrierError(
@@ -50,98 +52,106 @@ def trace_module(
     finally:
         for m, mode in modes.items():
             m.training = mode
-    return functional_carrier(program, probabilities)
+    carrier = functional_carrier(program, train)
+    carrier.unused.update(_missing(module, carrier))
+    return carrier
 
 
-def auto_shapes(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+def _missing(module: nn.Module, carrier: TorchCarrier) -> dict[str, torch.Tensor]:
+    """What the module's state holds and the program does not: it is carried along by name."""
+    have = carrier.tensors.keys()
+    state = module.state_dict(keep_vars=True)
+    return {k: t for k, t in state.items() if k not in have and isinstance(t, torch.Tensor)}
+
+
+def auto_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Every axis of every tensor input is Dim.AUTO; axes of one stay fixed by torch itself."""
-
-    def dims(x: Any) -> Any:
+    shapes = ShapesCollection()
+    for x in pytree.tree_leaves((args, kwargs)):
         if isinstance(x, torch.Tensor):
-            return {i: Dim.AUTO for i in range(x.dim())}
-        return None
-
-    tree = torch.utils._pytree.tree_map(dims, (args, kwargs or {}))
-    return (*tree[0], *tree[1].values()) if not kwargs else (*tree[0], *tree[1].values())
+            shapes[x] = dict.fromkeys(range(x.dim()), Dim.AUTO)
+    return shapes.dynamic_shapes(module, args, kwargs)
 
 
-def functional_carrier(
-    program: ExportedProgram, attention: list[float] | None = None
-) -> TorchCarrier:
-    """Make a program functional and note its dropouts by the provenance that torch keeps."""
-    noted = {
-        n.name: float(n.args[1])
-        for n in program.graph.nodes
-        if n.op == "call_function" and str(n.target).startswith("aten.dropout") and n.args[1]
-    }
-    attentions = [n for n in program.graph.nodes if _is_attention(n)]
+def functional_carrier(program: ExportedProgram, train: TrainMode | None = None) -> TorchCarrier:
+    """Make a program functional and note its dropouts, which torch would forget.
+
+    Probabilities stand in the program (dropouts with their probability, attentions of programs that
+    were saved here) or in ``train``; without it ``lost`` says what a program cannot know.
+    """
     lost: list[str] = []
-    for i, node in enumerate(attentions):
-        own = float(node.args[4]) if len(node.args) > 4 else float(node.kwargs.get("dropout_p", 0.0))
-        if own:
-            noted[node.name] = own
-        elif attention is not None and len(attention) == len(attentions) and attention[i]:
-            noted[node.name] = attention[i]
-    if attention is not None and len(attention) != len(attentions):
-        lost.append("dropout of attention weights: train mode calls attention another number of times")
-    if attention is None and attentions:
-        lost.append("dropout of attention weights, which a program exported in eval mode does not carry")
-    functional = program.run_decompositions({})
+    marked: dict[fx.Node, Any] = {}
+    try:
+        for node, p in _probabilities(program, train, lost).items():
+            marked[node] = node.meta.get("custom")
+            node.meta["custom"] = {**(marked[node] or {}), MARK: p}
+        functional = program.run_decompositions({})
+    finally:
+        for node, old in marked.items():
+            node.meta.pop("custom")
+            if old is not None:
+                node.meta["custom"] = old
     dropouts: dict[str, float] = {}
     for node in functional.graph.nodes:
-        source = _origin(node)
-        if source in noted and node.op == "call_function":
-            dropouts[node.name] = noted[source]
+        p = (node.meta.get("custom") or {}).get(MARK)
+        if node.op == "call_function" and p:
+            dropouts[node.name] = float(p)
     carrier = TorchCarrier(functional, dropouts, lost)
     normalise(carrier)
     return carrier
 
 
-def _is_attention(node: fx.Node) -> bool:
-    return node.op == "call_function" and "scaled_dot_product_attention" in str(node.target)
+def _probabilities(
+    program: ExportedProgram, train: TrainMode | None, lost: list[str]
+) -> dict[fx.Node, float]:
+    """The probability of every dropout and fused attention of the eval program."""
+    calls = [n for n in program.graph.nodes if _kind(n)]
+    kinds = [_kind(n) for n in calls]
+    own = [_own_probability(n) for n in calls]
+    fused = [n for n, kind in zip(calls, kinds, strict=True) if kind == ATTENTION]
+    given: dict[fx.Node, float] = {}
+    if train is None:
+        lost.append("stochastic depth and other noise of train mode, of which a program says nothing")
+        unknown = [n for n in fused if MARK not in (n.meta.get("custom") or {})]
+        if unknown:
+            lost.append(
+                f"dropout of the weights of {len(unknown)} attentions, which eval mode does not carry"
+            )
+        if not any(own):
+            lost.append("dropouts: none is in the program")
+    elif train.failure:
+        lost.append(f"what train mode alone does: it could not be run ({train.failure})")
+    else:
+        all_of = train.probabilities(kinds)
+        if all_of is not None:
+            given = dict(zip(calls, all_of, strict=True))
+        elif len(train.attentions()) == len(fused):
+            given = dict(zip(fused, train.attentions(), strict=True))
+        elif any(train.attentions()):
+            lost.append("dropout of attention weights: train mode calls attention another number of times")
+        if all_of is None and len(train.dropouts()) > sum(map(bool, own)):
+            lost.append("dropouts that only train mode calls")
+        for name, count in train.noise.items():
+            lost.append(f"{name} (called {count} times in train mode): noise such as stochastic depth")
+    return {n: given.get(n) or p for n, p in zip(calls, own, strict=True) if given.get(n) or p}
 
 
-def _origin(node: fx.Node) -> str:
-    """Name of the node of the first program that this one came from."""
-    sources = node.meta.get("from_node") or []
-    source = sources[-1] if sources else None
-    while source is not None and getattr(source, "from_node", None):
-        inner = source.from_node[-1]
-        if not inner.name:
-            break
-        source = inner
-    return source.name if source is not None else ""
+def _kind(node: fx.Node) -> str:
+    if node.op != "call_function":
+        return ""
+    if node.target in _DROPOUTS:
+        return DROPOUT
+    return ATTENTION if "scaled_dot_product_attention" in str(node.target) else ""
 
 
-class _AttentionCalls(TorchFunctionMode):
-    """Notes dropout_p of every fused attention call, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[float] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is functional.scaled_dot_product_attention:
-            self.seen.append(float(args[4] if len(args) > 4 else kwargs.get("dropout_p", 0.0)))
-        return func(*args, **kwargs)
-
-
-def attention_dropouts(
-    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> list[float]:
-    """Probabilities that the module's train mode gives to its fused attentions, in call order.
-
-    One forward pass of a copy in train mode, without gradients, on the example inputs; the random
-    state is restored.
-    """
-    if not any(isinstance(m, nn.Module) for m in module.modules()):
-        return []
-    twin = copy.deepcopy(module).train()
-    calls = _AttentionCalls()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), calls:
-        twin(*args, **kwargs)
-    return calls.seen
+def _own_probability(node: fx.Node) -> float:
+    """What the node itself says: a dropout's argument, a mark, a train-mode attention's argument."""
+    mark = (node.meta.get("custom") or {}).get(MARK)
+    if mark is not None:
+        return float(mark)
+    at = 1 if _kind(node) == DROPOUT else 4
+    value = node.args[at] if len(node.args) > at else node.kwargs.get("dropout_p", 0.0)
+    return float(value)  # type: ignore[arg-type]
 
 
 def normalise(carrier: TorchCarrier) -> None:

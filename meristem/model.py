@@ -40,6 +40,7 @@ class Model:
     @cached_property
     def stacks(self) -> dict[str, Any]:
         """Stacks of repeated blocks by the name of their ``layers`` dimension."""
+        return find_dimensions(self.graph, self.equations)
         from meristem.rewrite.stacks import find_stacks, stack_dimensions
 
         found = find_stacks(self.graph, self.equations)
@@ -48,6 +49,7 @@ class Model:
     @cached_property
     def dimensions(self) -> list[Dimension]:
         """Everything that can grow, and what pins the rest."""
+        return find_dimensions(self.graph, self.equations)
         from meristem.rewrite.stacks import find_stacks, stack_dimensions
 
         found = find_stacks(self.graph, self.equations)

@@ -60,9 +60,9 @@ class _Namer:
         self.found: list[tuple[str, Term, tuple[Term, ...], tuple[str, ...]]] = []
 
     def run(self) -> list[Dimension]:
-        for attention in attentions(self.graph, self.eq):
-            self._attention(attention)
         self.touched, self.nonlinear = self._facts()
+        for attention in attentions(self.graph, self.eq, set(self.touched)):
+            self._attention(attention)
         for t in streams(self.graph, self.eq):
             if self._weighted(t) and any(a in self.touched for a in atoms_of(t)):
                 self._add(_stream_kind(t, self.touched), t)
@@ -121,7 +121,7 @@ class _Namer:
             for k, t in zip(labels[0], self.eq.of(x), strict=True):
                 if k in labels[1] and k not in labels[2]:
                     for f in factors_of(t):
-                        if self._weighted(f):
+                        if self._weighted(f) and any(a in self.touched for a in atoms_of(f)):
                             out.setdefault(f)
         return list(out)
 
@@ -143,6 +143,9 @@ class _Namer:
 
     def _inner_kind(self, t: Term) -> str:
         atoms = set(atoms_of(t))
+        why = pins_of(t)
+        if why is not None and not why.boundary:
+            return "width"
         for a in atoms:
             for w, axis in self.uses.get(a, []):
                 others = [u for i, u in enumerate(self.eq.of(w)) if i != axis]

@@ -24,6 +24,10 @@ class Equations:
         for op in self.graph.ops:
             self._op = op
             semantics(op.kind).axes(op, self)
+        for literal in self.graph.literals:
+            for t in self.of(literal):
+                if t.size > 1:
+                    pin(t, Pin(f"it is an axis of the constant {literal.name}"))
         for v in self.graph.inputs:
             for t in self.of(v):
                 pin(t, Pin(f"it is an axis of the input {v.name}", boundary=True))

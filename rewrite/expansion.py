@@ -241,11 +241,14 @@ def _twin(
 def _continue(near: Array, axis: int, count: int) -> Array:
     """Continue a table geometrically along an axis (rotary frequencies: theta ** (-2 i / d)).
 
-    With fewer than two entries, or where neighbours do not have one ratio, the last entry is repeated.
+    Where its entries are not positive, or neighbours do not have one ratio of at most one (a growing
+    table could overflow), the last entry is repeated.
     """
     x = np.moveaxis(near, axis, -1)
-    ratio = x[..., -1:] / x[..., -2:-1] if x.shape[-1] > 1 else np.ones_like(x[..., -1:])
-    if x.shape[-1] > 2 and not np.allclose(x[..., 1:], x[..., :-1] * ratio, rtol=1e-3):
-        ratio = np.ones_like(ratio)
+    ratio = np.ones_like(x[..., -1:])
+    if x.shape[-1] > 1 and np.all(x > 0) and np.all(x[..., -1:] <= x[..., -2:-1]):
+        ratio = x[..., -1:] / x[..., -2:-1]
+        if x.shape[-1] > 2 and not np.allclose(x[..., 1:], x[..., :-1] * ratio, rtol=1e-3):
+            ratio = np.ones_like(ratio)
     steps = ratio ** np.arange(1, count + 1)
     return np.moveaxis(x[..., -1:] * steps, -1, axis)

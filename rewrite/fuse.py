@@ -21,11 +21,11 @@ _THROUGH = ("cast", "identity")
 def fuse_norms(graph: Graph) -> int:
     """Replace every spelled-out norm by a ``norm`` operator; returns how many were found."""
     found = [m for op in graph.ops if (m := _match(op)) is not None]
-    for match in found:
-        match.apply()
     if found:
-        live = _live(graph)
-        _forget(graph, live)
+        before = _live(graph)
+        for match in found:
+            match.apply()
+        _forget(graph, before - _live(graph))
     return len(found)
 
 
@@ -168,9 +168,9 @@ def _live(graph: Graph) -> set[int]:
     return seen
 
 
-def _forget(graph: Graph, live: set[int]) -> None:
-    """Drop operators that only fused norms used; operators that were dead before are kept out too."""
-    dead = {id(op) for op in graph.ops if id(op) not in live}
+def _forget(graph: Graph, dead: set[int]) -> None:
+    """Drop operators that only fused norms used. What nothing used before stays: its sizes still count
+    (an empty slice must stay empty)."""
     for op in graph.ops:
         if id(op) in dead:
             for i, v in enumerate(op.inputs):

@@ -43,13 +43,17 @@ class Solution:
 
     @property
     def saddles(self) -> list[tuple[Op, frozenset[int]]]:
-        """Products on new paths whose factors are both zero: their new weights could never train."""
+        """Products on new paths that could never train.
+
+        Where every product over an atom's new coordinates has two zero factors, no gradient reaches any
+        of them. One live product suffices: it moves the coordinates, and then the others.
+        """
         holds = self.assignment.holds
-        return [
-            (op, atoms)
-            for op, x, y, atoms in self.flow.products
-            if holds(x) is True and holds(y) is True
-        ]
+        dead = [(op, atoms) for op, x, y, atoms in self.flow.products
+                if holds(x) is True and holds(y) is True]
+        alive = {a for op, x, y, atoms in self.flow.products for a in atoms
+                 if not (holds(x) is True and holds(y) is True)}
+        return [(op, atoms - alive) for op, atoms in dead if atoms - alive]
 
     @property
     def strategies(self) -> dict[Term, str]:

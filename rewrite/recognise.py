@@ -36,9 +36,8 @@ class Attention:
         return tuple(t for t in self.heads if t not in self.group)
 
 
-def attentions(graph: Graph, eq: Equations) -> Iterator[Attention]:
-    """Every attention of the graph, in order."""
-    in_weights = {a for w in graph.weights for t in eq.of(w) for a in atoms_of(t)}
+def attentions(graph: Graph, eq: Equations, in_weights: set[Term]) -> Iterator[Attention]:
+    """Every attention of the graph, in order; ``in_weights`` are the atoms that weights mix."""
     for op in graph.ops:
         if op.kind == "softmax":
             found = _attention(op, eq, in_weights)

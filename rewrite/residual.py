@@ -240,7 +240,7 @@ class Streams:
         """
         inside = self.cone(start, end)
         self._close(inside)
-        self._absorb(inside)
+        self._absorb(inside, start)
         self._close(inside)
         return sorted(inside, key=self.position.__getitem__)
 
@@ -257,13 +257,15 @@ class Streams:
                     inside.add(other)
                     j += step
 
-    def _absorb(self, inside: set[Op]) -> None:
+    def _absorb(self, inside: set[Op], start: Value) -> None:
         results = {v for _, v in self.graph.outputs}
         order = sorted(inside, key=self.position.__getitem__, reverse=True)
         pool: dict[Op, bool] = {}  # operator that only the region uses -> search ends here
 
         def consider(op: Op | None) -> None:
-            if op is None or op in inside or op in pool or any(v in results for v in op.outputs):
+            if op is None or op is start.producer or op in inside or op in pool:
+                return
+            if any(v in results for v in op.outputs):
                 return
             users = [u for v in op.outputs for u, _ in v.uses]
             if all(u in inside or (u in pool and not pool[u]) for u in users):

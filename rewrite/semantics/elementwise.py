@@ -12,7 +12,7 @@ where the factor must be one), and the sign of its result. A zero of the proof m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -267,7 +267,8 @@ class Power(Row):
 
     def transfer(self, op: Op, flow: Flow) -> None:
         exponent = op.inputs[1]
-        p = float(exponent.data.flat[0]) if isinstance(exponent, Literal) else None
+        known = isinstance(exponent, Literal) and exponent.data.size == 1
+        p = float(exponent.data.flat[0]) if known else None  # type: ignore[attr-defined]
         even = p is not None and p >= 0 and p % 2 == 0
         whole = p is not None and p >= 0 and p == int(p)
         domain = "" if whole else ("nonneg" if p is not None and p > 0 else "pos")
@@ -280,7 +281,10 @@ class Power(Row):
         if domain:
 
             def check(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
-                cell = views[0](index, fresh)
+                cell, other = (view(index, fresh) for view in views)
+                if not known:  # any base may meet a fresh exponent
+                    varies = (t for c in (cell, other) for t in c.twins if t is not TRUE)
+                    cell = replace(cell, twins=tuple(varies))
                 Row(self.kind, 1, self.function, domain=domain)._check_domain(op, flow, cell, fresh)
                 return cell
 

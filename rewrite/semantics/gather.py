@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from meristem.rewrite.axes import Term
+from meristem.rewrite.axes import Term, find
 from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
@@ -44,6 +44,7 @@ class Take(Base):
         inner = len(index_value.shape)
         old = [i for i, b in enumerate(grid[axis]) if not b.fresh]
         self._check_growth(op, flow, grid[axis])
+        check_range(op, flow, index_value)
 
         def make(at: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
             row = [cells[(*at[:axis], i, *at[axis + inner :])] for i in old]
@@ -70,6 +71,8 @@ class Take(Base):
         index = op.inputs[1]
         if isinstance(index, Literal) and index.slot is not None:
             if not tail or float(index.data.min(initial=0)) < 0:
+                if not _reads_one_axis(index, flow):
+                    flow.fail("reads by a constant index that also serves another axis", new)
                 flow.remapped.append((index, flow.eq.of(op.inputs[0])[op.attrs["axis"]]))
             return
         if not tail:
@@ -83,6 +86,35 @@ class Take(Base):
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing((0,))
+
+
+def _reads_one_axis(index: Literal, flow: Flow) -> bool:
+    """Is a constant index used on one axis alone, so that it can be rewritten?"""
+    axes = set()
+    for op, position in index.uses:
+        if op.kind != "take" or position != 1:
+            return False
+        axes.add(find(flow.eq.of(op.inputs[0])[op.attrs["axis"]]))
+    return len(axes) == 1
+
+
+# What hands indices on, and what makes valid ones from any row.
+_MOVES = ("identity", "cast", "reshape", "permute", "expand", "slice", "concat")
+_VALID = ("argmax", "argmin", "argsort", "topk_index")
+
+
+def check_range(op: Op, flow: Flow, index: Value) -> None:
+    """A fresh index must lie inside the axis it reads: only ranges and arithmetic can leave it."""
+    new = [d.atom for g in flow.grid(index) for b in g for d in b.digits if d.fresh]
+    if new and not _in_range(index):
+        flow.fail("reads by computed indices, which new coordinates may carry beyond the axis", new)
+
+
+def _in_range(v: Value) -> bool:
+    made = v.producer
+    if made is None or made.attrs.get("how") in _VALID:
+        return True
+    return made.kind in _MOVES and all(_in_range(x) for x in made.inputs)
 
 
 @dataclass(frozen=True)
@@ -125,6 +157,8 @@ class TakeMany(Base):
         rank = len(np.broadcast_shapes(*(v.shape for v in op.inputs[1:])))
         adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
         first = axes[0] if adjacent else 0
+        for v in op.inputs[1:]:
+            check_range(op, flow, v)
 
         def make(at: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
             rest = iter((*at[:first], *at[first + rank :]))
@@ -170,6 +204,7 @@ class TakeAlong(Base):
         eq.set(op.output, i)
 
     def transfer(self, op: Op, flow: Flow) -> None:
+        check_range(op, flow, op.inputs[1])
         scales = [c.scale for c in flow.of(op.inputs[0]).flat]
         scale = flow.equal_scales(scales, "reads blocks by an index tensor")
         flow.fill(op.output, Cell(scale=scale))

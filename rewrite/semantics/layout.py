@@ -184,8 +184,10 @@ class Slice(Base):
     @staticmethod
     def _strided(eq: Any, t: Term, start: int, step: int, length: int) -> Term:
         if t.size % step or length * step != t.size:
-            eq.pin(t, f"takes every {step}th coordinate, which does not divide its size")
-            return Term(length)
+            out = Term(length)
+            for x in (t, out):
+                eq.pin(x, f"takes every {step}th coordinate, which does not divide its size")
+            return out
         outer, inner = Term(length), Term(step)
         eq.equal(t, prod([outer, inner]))
         eq.note(inner)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
+from math import log, prod
 from typing import Any
 
 import numpy as np
@@ -78,14 +78,27 @@ class _NormFlow:
             flow.statistics.append(self.op)
         if "mean" in self.strategies:
             self._check_mean()
+        if "copy" in self.strategies and len(self._copies()) > 1:
+            flow.fail("normalises several pieces, of which some are copied more often", self.atoms)
         flow.set(self.op.output, flow.build(self.op.output, self._cell))
 
     def _check_mean(self) -> None:
         if not self.center:
             self.flow.fail("takes the mean of squares, which mean fill changes", self.atoms)
-        old = [b for a in self.over for b in self.grid[a] if not b.fresh and b.size > 1]
-        if len(old) != 1 or sum(d.size > 1 for d in old[0].digits) != 1:
+        old = [[b for b in self.grid[a] if not b.fresh] for a in self.over]
+        digits = [d for blocks in old for d in blocks[0].digits if d.size > 1]
+        if any(len(blocks) != 1 for blocks in old) or len(digits) != 1:
             self.flow.fail("normalises several pieces at once, which mean fill does not keep", self.atoms)
+
+    def _copies(self) -> set[float]:
+        """How many times as many coordinates every old piece becomes."""
+        out = set()
+        for combo in self.combos:
+            blocks = [self.grid[a][i] for a, i in zip(self.over, combo, strict=True)]
+            if not any(b.fresh for b in blocks):
+                grown = [d.atom for b in blocks for d in b.digits if d.grown]
+                out.add(prod(self.flow.growth.ratio(a) for a in grown))
+        return out
 
     def _row(self, index: tuple[int, ...]) -> list[tuple[Cell, tuple[Block, ...]]]:
         """Cells and blocks along the normalised axes, through the row of ``index``."""

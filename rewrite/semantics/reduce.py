@@ -45,7 +45,8 @@ class Sum(Base):
             outer = [i for a, i in enumerate(index) if a not in over] if op.attrs["keep"] else index
             for a, i in zip(stay, outer, strict=True):
                 at[a] = i
-            scales, row, gain = [], [], 0.0
+            scales: list[Linear | None] = []
+            row: list[Cell] = []
             for combo in combos:
                 for a, i in zip(over, combo, strict=True):
                     at[a] = i
@@ -55,18 +56,17 @@ class Sum(Base):
                 if fresh:
                     continue
                 if not new:
-                    scales.append(cell.scale)
+                    times = Linear(_log_copies(flow, [d for a in over for d in grid[a][at[a]].digits]))
+                    scales.append(None if cell.scale is None else cell.scale + times)
                 elif all(flow.growth.strategy(atom) == "copy" for atom in new):
                     flow.oblige(all_of(cell.twins), "sums over copies, which must be equal", new)
-                    gain = ratio
                 else:
                     flow.oblige(cell.zero, "sums over new coordinates, which must be zero", new)
             nonneg, pos = all_of(c.nonneg for c in row), all_of(c.pos for c in row)
             if fresh:
                 twins = _outer_twins(row, grid, at, over, fresh)
                 return Cell(all_of(c.zero for c in row), twins, None, nonneg, FALSE)
-            if op.attrs["mean"]:
-                gain -= ratio
+            gain = -ratio if op.attrs["mean"] else 0.0
             scale = flow.equal_scales(scales, "sums blocks")
             return Cell(FALSE, (), None if scale is None else scale + Linear(gain), nonneg, pos)
 
@@ -74,6 +74,12 @@ class Sum(Base):
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing((0,))
+
+
+def _log_copies(flow: Flow, digits: Sequence[Any]) -> float:
+    """Logarithm of how often a sum counts an old coordinate after growth."""
+    copied = (d.atom for d in digits if d.grown and flow.growth.strategy(d.atom) == "copy")
+    return sum(log(flow.growth.ratio(a)) for a in copied)
 
 
 def _outer_twins(
