@@ -85,7 +85,7 @@ def _owner(root: nn.Module, path: str) -> nn.Module:
     return root
 
 
-# -- pickling ---------------------------------------------------------------------------------------
+# -- pickling --------------------------------------------------------------------------------------
 
 
 class _Ref:
@@ -102,8 +102,14 @@ def _pack(graph: fx.Graph) -> dict[str, Any]:
         return fx.node.map_arg(x, lambda n: _Ref(n.name))
 
     calls = [
-        (n.op, n.name, _pack_target(n.target), _plain(flat(n.args)), _plain(flat(n.kwargs)),
-         {k: dict(n.meta[k]) for k in _META if k in n.meta})
+        (
+            n.op,
+            n.name,
+            _pack_target(n.target),
+            _plain(flat(n.args)),
+            _plain(flat(n.kwargs)),
+            {k: dict(n.meta[k]) for k in _META if k in n.meta},
+        )
         for n in graph.nodes
     ]
     info = graph._codegen.pytree_info  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
 """Keeping dtypes together after ``module.to(dtype)``.
 
-A graph that was traced in float32 says float32 wherever the model made a table or a mask. Those stay,
-as they do in the model; where they meet the weights' dtype in an operator that does not promote, they
-are cast to it. Only operands that can differ get a cast, found by one pass over the graph.
+A graph that was traced in float32 says float32 wherever the model made a table or a mask. Those
+stay, as they do in the model; where they meet the weights' dtype in an operator that does not
+promote, they are cast to it. Only operands that can differ get a cast, found by one pass.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from meristem.backends.module_layers import FusedAttention, RunningNorm, same_dtype
+from meristem.backends.module_layers import FusedAttention, RunningNorm, dtype_of, same_dtype
 from meristem.carriers.torch_carrier import TorchCarrier
 
 # Operands that must agree, the deciding ones first.
@@ -81,7 +81,8 @@ class _Settler:
 
     def _call(self, node: fx.Node) -> None:
         states = [self.state[n] for n in node.all_input_nodes if n in self.state]
-        dtype = node.kwargs.get("dtype")
+        given = [x for x in (*node.args, node.kwargs.get("dtype")) if _is_dtype(x)]
+        dtype = given[0] if given else None
         if isinstance(dtype, torch.dtype):
             self._note(node, TABLE if dtype.is_floating_point else None)
             return
@@ -118,7 +119,9 @@ class _Settler:
         order = (MODEL, MIXED, TABLE, FREE)
         reference = min(nodes, key=lambda n: order.index(self.state[n]))
         for n in dict.fromkeys(nodes):
-            if n is not reference and (self.state[n] != self.state[reference] or self.state[n] == MIXED):
+            if n is not reference and (
+                self.state[n] != self.state[reference] or self.state[n] == MIXED
+            ):
                 with self.graph.inserting_before(node):
                     cast = self.graph.call_function(same_dtype, (n, reference))
                 node.replace_input_with(n, cast)
@@ -137,7 +140,9 @@ def _meet(states: list[str]) -> str:
     return MIXED
 
 
+def _is_dtype(x: Any) -> bool:
+    return isinstance(x, torch.dtype) or (isinstance(x, fx.Node) and x.target is dtype_of)
+
+
 def _floating(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.is_floating_point()
-
-

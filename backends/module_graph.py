@@ -1,7 +1,7 @@
 """From the lifted graph of a program to the graph of a trainable module.
 
-Stored inputs become attributes, dropouts and batch norms become layers that know train mode, devices
-follow the weights, checks of metadata go.
+Stored inputs become attributes, dropouts and batch norms become layers that know train mode,
+devices follow the weights, checks of metadata go.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ModuleGraph:
         self.graph.lint()
         return self.graph
 
-    # -- inputs -------------------------------------------------------------------------------------
+    # -- inputs -----------------------------------------------------------------------------------
 
     def _find_anchor(self) -> fx.Node | None:
         """The tensor whose device factories follow: the first used parameter, else any tensor."""
@@ -77,8 +77,8 @@ class ModuleGraph:
                 self.inputs.append(node)
             elif node not in self.stored:
                 raise CarrierError(
-                    f"input {node.name} of the program is a {spec.kind.name.lower()}, which a module "
-                    "cannot hold; save the program itself (.pt2)",
+                    f"input {node.name} of the program is a {spec.kind.name.lower()}, which a "
+                    "module cannot hold; save the program itself (.pt2)",
                     name=node.name,
                 )
         for node in self.inputs:
@@ -91,7 +91,7 @@ class ModuleGraph:
             if node.users or node is self.anchor:
                 self.new[node] = self.graph.create_node("get_attr", name, name=node.name)
 
-    # -- calls --------------------------------------------------------------------------------------
+    # -- calls ------------------------------------------------------------------------------------
 
     def _value(self, x: Any) -> Any:
         return fx.node.map_arg(x, lambda n: self.new[n])
@@ -116,7 +116,7 @@ class ModuleGraph:
     def _follow(self, value: Any) -> Any:
         """A device literal follows the anchor; so does the anchor's dtype where it is a narrow one.
 
-        Casts to float32 stay: a model keeps its tables and statistics in it whatever its weights are.
+        Casts to float32 stay: a model keeps tables and statistics in it whatever its weights are.
         """
         if isinstance(value, torch.device) and self.anchor is not None:
             return self._about_anchor(device_of)
@@ -158,7 +158,7 @@ class ModuleGraph:
             tensors.append(self.graph.create_node("get_attr", counter))
         return _First(self._placed(self.graph.call_module(path, tuple(tensors)), node))
 
-    # -- layers -------------------------------------------------------------------------------------
+    # -- layers -----------------------------------------------------------------------------------
 
     def _layer(self, node: fx.Node, role: str, layer: nn.Module) -> str:
         """Register ``layer`` where the operator was called; its own path where that was a layer.
@@ -189,10 +189,12 @@ class ModuleGraph:
         """Subgraphs of higher-order operators come along as they are."""
         target = str(node.target)
         if not hasattr(self.root, target):
-            setattr(self.root, target, copy.deepcopy(getattr(self.carrier.program.graph_module, target)))
+            setattr(
+                self.root, target, copy.deepcopy(getattr(self.carrier.program.graph_module, target))
+            )
         self.new[node] = self.graph.create_node("get_attr", target, name=node.name)
 
-    # -- outputs ------------------------------------------------------------------------------------
+    # -- outputs ----------------------------------------------------------------------------------
 
     def _output(self, node: fx.Node) -> None:
         specs = self.carrier.program.graph_signature.output_specs

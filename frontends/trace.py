@@ -25,9 +25,9 @@ def trace_module(
 ) -> TorchCarrier:
     """Export ``module`` non-strictly in eval mode and make it functional.
 
-    ``dynamic_shapes="auto"`` leaves every axis of the inputs whose size is at least 2 dynamic where the
-    model allows it; None traces static shapes. The module's mode is restored. One forward pass in
-    train mode reads the dropout probabilities that eval mode does not carry.
+    ``dynamic_shapes="auto"`` leaves every axis of the inputs whose size is at least 2 dynamic where
+    the model allows it; None traces static shapes. The module's mode is restored. One forward pass
+    in train mode reads the dropout probabilities that eval mode does not carry.
 
     Raises CarrierError where torch.export refuses, with its reason.
     """
@@ -35,9 +35,15 @@ def trace_module(
     modes = {m: m.training for m in module.modules()}
     try:
         module.eval()
-        shapes = auto_shapes(module, args, kwargs) if isinstance(dynamic_shapes, str) else dynamic_shapes
+        shapes = (
+            auto_shapes(module, args, kwargs) if isinstance(dynamic_shapes, str) else dynamic_shapes
+        )
         program = torch.export.export(
-            module, args, kwargs, dynamic_shapes=shapes, strict=False,
+            module,
+            args,
+            kwargs,
+            dynamic_shapes=shapes,
+            strict=False,
             prefer_deferred_runtime_asserts_over_guards=False,
         )
         module.train()
@@ -45,8 +51,8 @@ def trace_module(
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CarrierError(
-            f"torch.export refused {type(module).__name__}: {first}; make the forward pass exportable "
-            "(no branches or shapes that depend on data), or pass dynamic_shapes=None",
+            f"torch.export refused {type(module).__name__}: {first}; make the forward pass "
+            "exportable (no branches or shapes that depend on data), or pass dynamic_shapes=None",
             module=type(module).__name__,
         ) from error
     finally:
@@ -111,11 +117,13 @@ def _probabilities(
     fused = [n for n, kind in zip(calls, kinds, strict=True) if kind == ATTENTION]
     given: dict[fx.Node, float] = {}
     if train is None:
-        lost.append("stochastic depth and other noise of train mode, of which a program says nothing")
+        lost.append(
+            "stochastic depth and other noise of train mode, of which a program says nothing"
+        )
         unknown = [n for n in fused if MARK not in (n.meta.get("custom") or {})]
         if unknown:
             lost.append(
-                f"dropout of the weights of {len(unknown)} attentions, which eval mode does not carry"
+                f"dropout of the weights of {len(unknown)} attentions, which eval mode leaves out"
             )
         if not any(own):
             lost.append("dropouts: none is in the program")
@@ -128,24 +136,28 @@ def _probabilities(
         elif len(train.attentions()) == len(fused):
             given = dict(zip(fused, train.attentions(), strict=True))
         elif any(train.attentions()):
-            lost.append("dropout of attention weights: train mode calls attention another number of times")
+            lost.append(
+                "dropout of attention weights: train mode calls attention another number of times"
+            )
         if all_of is None and len(train.dropouts()) > sum(map(bool, own)):
             lost.append("dropouts that only train mode calls")
         for name, count in train.noise.items():
-            lost.append(f"{name} (called {count} times in train mode): noise such as stochastic depth")
+            lost.append(
+                f"{name} (called {count} times in train mode): noise such as stochastic depth"
+            )
     return {n: given.get(n) or p for n, p in zip(calls, own, strict=True) if given.get(n) or p}
 
 
 def _kind(node: fx.Node) -> str:
     if node.op != "call_function":
         return ""
-    if node.target in _DROPOUTS:
-        return DROPOUT
+    if node.target in _DROPOUTS:  # one that draws in eval mode too is part of the function
+        return "" if node.args[2] else DROPOUT
     return ATTENTION if "scaled_dot_product_attention" in str(node.target) else ""
 
 
 def _own_probability(node: fx.Node) -> float:
-    """What the node itself says: a dropout's argument, a mark, a train-mode attention's argument."""
+    """What the node itself says: a mark, a dropout's argument, an attention's in train mode."""
     mark = (node.meta.get("custom") or {}).get(MARK)
     if mark is not None:
         return float(mark)
@@ -155,7 +167,7 @@ def _own_probability(node: fx.Node) -> float:
 
 
 def normalise(carrier: TorchCarrier) -> None:
-    """Spell equal splits with their sizes and strided views as reshapes, so that sizes can be edited."""
+    """Spell equal splits with their sizes, strided views as reshapes: sizes that can be edited."""
     aten = torch.ops.aten
     graph = carrier.graph
     for node in graph.nodes:

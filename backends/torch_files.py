@@ -1,0 +1,105 @@
+"""Writing torch results: a .pt2 program, a state dict."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+
+from meristem.carriers.torch_carrier import MARK, TorchCarrier
+from meristem.rewrite.errors import OutputError
+
+
+def state_dict(carrier: TorchCarrier) -> dict[str, torch.Tensor]:
+    """What the source module's ``state_dict`` names, at the carrier's sizes.
+
+    Tied names are all there and share one tensor; unused weights keep their size; buffers that are
+    not persistent are left out. An instance of the original class with these sizes loads it
+    strictly.
+    The tensors share storage with the program, as those of a module's ``state_dict`` do.
+    """
+    own = {name: t.detach() for name, t in carrier.program.state_dict.items()}
+    return own | {name: t.detach() for name, t in carrier.unused.items() if name not in own}
+
+
+def save_program(carrier: TorchCarrier, path: str | os.PathLike[str]) -> Path:
+    """Write the program as a .pt2 that ``torch.export.load`` reads; returns the path.
+
+    Dropouts are written as dropouts (inactive ones: the program is an eval program), probabilities
+    of attention weights as metadata, so that loading finds them again. An existing file is replaced
+    whole or not at all.
+
+    Raises OutputError where the path cannot be written or torch cannot serialise the program.
+    """
+    path = Path(path)
+    if path.suffix != ".pt2":
+        raise OutputError(f"a torch program is written as .pt2, not {path.name}", path=str(path))
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the path of a file", path=str(path))
+    try:
+        handle, name = tempfile.mkstemp(".pt2", f".{path.stem}.", path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error.strerror}; choose a folder that exists and can be "
+            "written",
+            path=str(path),
+        ) from error
+    try:
+        torch.export.save(with_dropouts(carrier), name)
+        os.chmod(name, _mode(path))
+        os.replace(name, path)
+    except Exception as error:
+        raise OutputError(
+            f"{path} was not written: {error}; the program in memory is untouched", path=str(path)
+        ) from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+    return path
+
+
+def with_dropouts(carrier: TorchCarrier) -> ExportedProgram:
+    """The program with dropouts as operators and the probabilities of attentions as metadata."""
+    program = carrier.program
+    module = copy.deepcopy(program.graph_module)
+    for node in module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        fused = "scaled_dot_product_attention" in str(node.target)
+        p = carrier.dropouts.get(node.name, 0.0)
+        if p and not fused:
+            node.target = torch.ops.aten.dropout.default
+            node.args, node.kwargs = (node.args[0], p, False), {}
+        custom = {k: v for k, v in (node.meta.get("custom") or {}).items() if k != MARK}
+        if p or fused:
+            custom[MARK] = p
+        node.meta.pop("custom", None)
+        if custom:
+            node.meta["custom"] = custom
+    module.recompile()
+    return ExportedProgram(
+        root=module,
+        graph=module.graph,
+        graph_signature=copy.deepcopy(program.graph_signature),
+        state_dict=program.state_dict,
+        range_constraints=copy.deepcopy(program.range_constraints),
+        module_call_graph=copy.deepcopy(program.module_call_graph),
+        example_inputs=program.example_inputs,
+        constants=program.constants,
+        verifiers=[program.verifier],
+    )
+
+
+def _mode(path: Path) -> int:
+    """Permissions of the file that is replaced, or those a new file gets."""
+    with suppress(OSError):
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
