@@ -90,7 +90,7 @@ class Resizer(Lowering):
         for op in self.ops_of.get(node, ()):
             for name, slot in op.slots.items():
                 if slot.role == edit.slot.role and slot.native is node:
-                    return _stated(op, name, edit.index) == edit.new
+                    return _states(op, name, edit)
         value = self.values.get(node.outputs[0])
         if isinstance(value, Value) and edit.slot.role[0] == "shape" and edit.index is not None:
             return value.shape[edit.index] == edit.new  # folded: a tensor made of its shape
@@ -295,17 +295,22 @@ class Resizer(Lowering):
         return isinstance(other, Literal) and bool(np.array_equal(other.data, then.data))
 
 
-def _stated(op: Op, name: str, index: int | None) -> int:
-    """The size that an operator's slot stands for."""
+def _states(op: Op, name: str, edit: SizeEdit) -> bool:
+    """Is the size that an operator's slot stands for the new one?"""
     if name == "shape":
-        return int(op.output.shape[index or 0])
+        return int(op.output.shape[edit.index or 0]) == edit.new
     if name == "length":
-        return int(op.output.shape[op.attrs["axis"]])
+        return int(op.output.shape[op.attrs["axis"]]) == edit.new
     if name == "groups":
-        return int(op.inputs[1].shape[0])
+        return int(op.inputs[1].shape[0]) == edit.new
     if op.kind == "range":
-        return int(op.attrs["start"] + op.attrs["step"] * op.attrs["length"])
-    return int(op.attrs[name])
+        return int(op.attrs["start"] + op.attrs["step"] * op.attrs["length"]) == edit.new
+    if name == "end":  # a strided slice may end anywhere behind its last coordinate
+        end = min(edit.new, op.inputs[0].shape[op.attrs["axis"]])
+        return len(range(op.attrs["start"], end, op.attrs.get("step", 1))) == len(
+            range(op.attrs["start"], op.attrs["end"], op.attrs.get("step", 1))
+        )
+    return int(op.attrs[name]) == edit.new
 
 
 def _follow_heads(editor: Editor, node: ir.Node, values: Mapping[ir.Value, Any]) -> None:

@@ -6,6 +6,8 @@ its last part, and constants keep their addresses.
 
 from __future__ import annotations
 
+from typing import Any
+
 from meristem.rewrite.fuse import fuse_norms
 from meristem.rewrite.graph import Graph, Op, Value
 
@@ -14,7 +16,10 @@ def simplify(graph: Graph) -> Graph:
     """Rewrite every idiom, then drop what no output needs."""
     fuse_norms(graph)
     for op in graph.ops:
-        _roll(op)
+        if op.kind == "norm":
+            _centre(op)
+        elif op.kind == "concat":
+            _roll(op)
     return prune(graph)
 
 
@@ -36,24 +41,40 @@ def prune(graph: Graph) -> Graph:
     return graph
 
 
-def _roll(op: Op) -> bool:
-    """concat(x[k:], x[:k]) along one axis moves coordinates by position."""
-    if op.kind != "concat" or len(op.inputs) != 2:
-        return False
-    tail, head = (v.producer for v in op.inputs)
-    if tail is None or head is None or not tail.kind == head.kind == "slice":
-        return False
-    axis, x = op.attrs["axis"], tail.inputs[0]
-    if head.inputs[0] is not x:
-        return False
-    if any(s.attrs["axis"] != axis or s.attrs.get("step", 1) != 1 for s in (tail, head)):
-        return False
-    k = tail.attrs["start"]
-    if (tail.attrs["end"], head.attrs["start"], head.attrs["end"]) != (x.shape[axis], 0, k):
-        return False
+def _become(op: Op, kind: str, inputs: tuple[Value, ...], attrs: dict[str, Any]) -> None:
+    """Turn an operator into another one with the same result."""
     for i, v in enumerate(op.inputs):
         v.uses.remove((op, i))
-    op.kind, op.inputs, op.slots = "rearrange", (x,), {}
-    op.attrs = {"how": "roll", "shifts": (-k,), "axes": (axis,)}
-    x.uses.append((op, 0))
-    return True
+    op.kind, op.inputs, op.attrs, op.slots = kind, inputs, attrs, {}
+    for i, v in enumerate(inputs):
+        v.uses.append((op, i))
+
+
+def _centre(op: Op) -> None:
+    """An RMS norm of x - mean(x) over the same axes is a layer norm of x."""
+    sub = op.inputs[0].producer
+    if op.attrs["center"] or "reducers" in op.attrs or sub is None or sub.kind != "sub":
+        return
+    x, mean = sub.inputs[0], sub.inputs[1].producer
+    if mean is None or mean.kind != "sum" or mean.inputs[0] is not x:
+        return
+    at = mean.attrs
+    if at["mean"] and at["keep"] and tuple(at["axes"]) == tuple(op.attrs["axes"]):
+        _become(op, "norm", (x, *op.inputs[1:]), {**op.attrs, "center": True})
+
+
+def _roll(op: Op) -> None:
+    """concat(x[k:], x[:k]) along one axis moves coordinates by position."""
+    if len(op.inputs) != 2:
+        return
+    tail, head = (v.producer for v in op.inputs)
+    if tail is None or head is None or not tail.kind == head.kind == "slice":
+        return
+    axis, x = op.attrs["axis"], tail.inputs[0]
+    if head.inputs[0] is not x:
+        return
+    if any(s.attrs["axis"] != axis or s.attrs.get("step", 1) != 1 for s in (tail, head)):
+        return
+    k = tail.attrs["start"]
+    if (tail.attrs["end"], head.attrs["start"], head.attrs["end"]) == (x.shape[axis], 0, k):
+        _become(op, "rearrange", (x,), {"how": "roll", "shifts": (-k,), "axes": (axis,)})
