@@ -17,10 +17,10 @@ from meristem.backends.onnx_nodes import boundary, statistics
 from meristem.backends.onnx_sizes import Resizer
 from meristem.carriers.onnx_carrier import OnnxCarrier
 from meristem.carriers.onnx_lower import Lowering
-from meristem.carriers.onnx_values import size_of
+from meristem.carriers.onnx_values import is_float, read, size_of
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import OutputError
-from meristem.rewrite.graph import Value, Weight
+from meristem.rewrite.graph import Array, Value, Weight
 
 # A protobuf message ends at 2 GiB; names and nodes need some of it.
 PROTO_LIMIT = 2**31 - 2**26
@@ -28,10 +28,10 @@ PROTO_LIMIT = 2**31 - 2**26
 EXTERNAL_BYTES = 1024
 
 
-def grow_onnx(
+def apply_script(
     carrier: OnnxCarrier, script: EditScript, hints: Mapping[str, int] | None = None
 ) -> OnnxCarrier:
-    """Apply a script to a copy of the carrier; its weights are computed when it is saved.
+    """Apply a script to a copy of the carrier; its weights are computed when they are read or saved.
 
     ``hints`` are those that the view was built with.
     """
@@ -48,8 +48,9 @@ def grow_onnx(
         statistics(editor, s)
     for b in script.boundary:
         boundary(editor, b)
-    for name, axis, size in getattr(script, "interface", ()):
-        _resize_input(editor, name, axis, size)
+    for b in script.interface:
+        if not b.output:
+            _resize_input(editor, b.name, b.axis, b.size)
     grown = OnnxCarrier(
         editor.model, None, carrier.shared, dict(carrier.ties), [], carrier.external, carrier.reads
     )
@@ -91,7 +92,16 @@ def _size(recorded: Any, now: int, hints: Mapping[str, int]) -> Any:
 # -- files --------------------------------------------------------------------------------------------
 
 
-def save_onnx(carrier: OnnxCarrier, path: str | os.PathLike[str], *, check: bool = True) -> Path:
+def state_dict(carrier: OnnxCarrier) -> dict[str, Array]:
+    """Every float initialiser by its name, as numpy arrays."""
+    return {
+        str(name): read(v.const_value)
+        for name, v in carrier.graph.initializers.items()
+        if v.const_value is not None and is_float(v.const_value.dtype)
+    }
+
+
+def save(carrier: OnnxCarrier, path: str | os.PathLike[str], *, check: bool = True) -> Path:
     """Write the model; large weights stream one by one into a file beside it.
 
     Everything is written and checked in a temporary folder first, so a failure leaves nothing behind.
@@ -137,4 +147,4 @@ def _refuse_own_data(carrier: OnnxCarrier, target: Path, data: Path | None) -> N
             )
 
 
-__all__ = ["grow_onnx", "save_onnx"]
+__all__ = ["apply_script", "save", "state_dict"]

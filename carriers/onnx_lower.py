@@ -97,6 +97,16 @@ class Lowering:
             if value is not None:
                 self.values[out] = value
         self.ops_of[node] = self.b.graph.ops[mark:]
+        self._name_inner(node, mark)
+
+    def _name_inner(self, node: ir.Node, mark: int) -> None:
+        """Values inside of a spelled-out operator are named after its result: ``y:contract``."""
+        named = {id(self.values.get(v)) for v in node.outputs}
+        base = str(node.outputs[0].name) if node.outputs else node.op_type
+        for k, op in enumerate(self.b.graph.ops[mark:]):
+            for v in op.outputs:
+                if id(v) not in named:
+                    v.name = f"{base}:{op.kind}{k}"
 
     def _lowered(self, node: ir.Node, mark: int) -> Any:
         operands = [self._operand(v, node, i) for i, v in enumerate(node.inputs)]

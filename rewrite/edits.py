@@ -81,6 +81,8 @@ class EditScript:
     weights: list[WeightEdit] = field(default_factory=list)
     statistics: list[StatisticsEdit] = field(default_factory=list)
     boundary: list[BoundaryEdit] = field(default_factory=list)
+    interface: list[BoundaryEdit] = field(default_factory=list)
+    """Inputs and outputs that grow themselves (``boundary="grow"``): what carriers record of them."""
 
     @property
     def added_operators(self) -> list[str]:

@@ -45,6 +45,7 @@ def edit_script(solution: Solution, *, seed: int = 0) -> EditScript:
             raise NotPreserved(f"{op.where} normalises several axes at once", op=op.origin)
         script.statistics.append(StatisticsEdit(op, axis, np.flatnonzero(source >= 0), len(source)))
     script.boundary = _boundary(graph, solution) if flow.boundary == "crop" else []
+    script.interface = _boundary(graph, solution) if flow.boundary == "grow" else []
     return script
 
 
