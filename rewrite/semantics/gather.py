@@ -104,9 +104,13 @@ _VALID = ("argmax", "argmin", "argsort", "topk_index")
 
 
 def check_range(op: Op, flow: Flow, index: Value) -> None:
-    """A fresh index must lie inside the axis it reads: only ranges and arithmetic can leave it."""
+    """A fresh index must lie inside the axis it reads: only ranges and arithmetic can leave it.
+
+    Where it is constant along the new coordinates it is an old one.
+    """
     new = [d.atom for g in flow.grid(index) for b in g for d in b.digits if d.fresh]
-    if new and not _in_range(index):
+    varies = any(t is not TRUE for c in flow.of(index).flat for t in c.twins)
+    if new and varies and not _in_range(index):
         flow.fail("reads by computed indices, which new coordinates may carry beyond the axis", new)
 
 
