@@ -1,7 +1,7 @@
 """What torch, transformers or onnxscript cannot do themselves, by (entry, way), with the cause.
 
-Ways: ``torch gradients`` (running the exported program with gradients), ``onnx <opset>`` and
-``onnx dynamic <opset>``. What the zoo does about it is the last sentence of each cause.
+Ways: ``torch gradients`` (running the exported program with gradients), ``torch float64``,
+``onnx <opset>`` and ``onnx dynamic <opset>``. What to do about it ends each cause.
 """
 
 from __future__ import annotations
@@ -30,6 +30,15 @@ _BROADCAST = (
     "where torch broadcasts the one head of multi-query attention. build(onnx=True) takes the "
     "eager attention; opset 20 has no fault."
 )
+_GROUPED = (
+    "torch: grouped_mm takes no float64 on the CPU, so the module in double precision raises. The "
+    "exported program holds transformers.grouped_mm_fallback instead, which takes float64; so does "
+    "the batched_mm of build(onnx=True)."
+)
+_UNTRANSLATED = (
+    "torch.onnx has no translation of transformers.grouped_mm_fallback, which the default experts "
+    "export to. build(onnx=True) takes batched_mm."
+)
 _ROTATED = ["gpt_neox", "falcon", "falcon_mq", "llama", "llama_tied", "mistral", "qwen2", "qwen3"]
 _ROTATED += ["gemma2", "phi3", "mixtral"]
 _BIASED = ["t5", "t5_untied", "swin"]
@@ -39,4 +48,6 @@ KNOWN: dict[tuple[str, str], str] = {
     **{(name, f"onnx {opset}"): _EXPORT for name in _BIASED for opset in (20, 23)},
     **{(name, "onnx dynamic 23"): _ROTARY for name in _ROTATED},
     ("falcon_mq", "onnx 23"): _BROADCAST,
+    ("mixtral", "torch float64"): _GROUPED,
+    **{("mixtral", f"onnx {opset}"): _UNTRANSLATED for opset in (20, 23)},
 }
