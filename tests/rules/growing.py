@@ -1,0 +1,280 @@
+"""Growing a view in every way and comparing: the outputs, and everything that the proof claims.
+
+The proof says of every block of every value what it holds: old coordinates are the old values times a
+factor, fresh ones are zero, positive, the mean of the old, or merely finite. All of it is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp
+from typing import Any
+
+import numpy as np
+
+from meristem.rewrite.axes import Term, atoms_of
+from meristem.rewrite.equations import Equations
+from meristem.rewrite.errors import MeristemError
+from meristem.rewrite.flow import source_block
+from meristem.rewrite.graph import Array, Graph, Value
+from meristem.rewrite.planner import Solution, solve
+from meristem.rewrite.script import edit_script
+from tests.rules.view_carrier import random_inputs, rebuild, run
+
+TOLERANCE = 1e-10
+# compensation, and strategies that are forced (None: the planner's own order)
+MODES: tuple[tuple[str, str | None], ...] = (
+    ("graph", None),
+    ("weights", None),
+    ("graph", "copy"),
+    ("graph", "mean"),
+    ("graph", "statistics"),
+    ("graph", "zero"),
+)
+
+
+class Wrong(AssertionError):
+    """A growth that was accepted and does not preserve, or a claim of its proof that is not so."""
+
+
+@dataclass
+class Outcome:
+    """Which growths were accepted, and why the others were refused."""
+
+    accepted: list[tuple[tuple[int, ...], str, frozenset[str]]] = field(default_factory=list)
+    refused: list[tuple[tuple[int, ...], str, str]] = field(default_factory=list)
+    pinned: list[str] = field(default_factory=list)
+
+    @property
+    def strategies(self) -> set[str]:
+        return {s for _, mode, names in self.accepted for s in names if mode == "graph"}
+
+    def of(self, mode: str) -> int:
+        """How many growths a mode accepted."""
+        return sum(m == mode for _, m, _ in self.accepted)
+
+
+def free_atoms(eq: Equations) -> list[Term]:
+    """Atoms of weights that nothing pins, in the order of the graph; sizes of one do not grow."""
+    found: dict[Term, None] = {}
+    for w in eq.graph.weights:
+        for t in eq.of(w):
+            for atom in atoms_of(t):
+                if atom.size > 1 and not atom.pins:
+                    found.setdefault(atom)
+    return list(found)
+
+
+def pins(eq: Equations) -> list[str]:
+    """Reasons that operators (not the boundary) give, once each."""
+    reasons: dict[str, None] = {}
+    for w in eq.graph.weights:
+        for t in eq.of(w):
+            for atom in atoms_of(t):
+                for p in atom.pins:
+                    if not p.boundary and atom.size > 1:
+                        reasons.setdefault(p.reason)
+    return list(reasons)
+
+
+def jobs(atoms: Sequence[Term]) -> Iterator[list[Term]]:
+    """Every atom alone, then all together."""
+    for a in atoms:
+        yield [a]
+    if len(atoms) > 1:
+        yield list(atoms)
+
+
+def sizes_for(job: Sequence[Term], mode: str | None, step: int = 0) -> dict[Term, int]:
+    """Half again (so that no ratio is whole), or twice where copies are asked for."""
+    return {
+        t: t.size * 2 if mode == "copy" else t.size + max(1, t.size // 2) + (i + step) % 2
+        for i, t in enumerate(job)
+    }
+
+
+def grow_everything(
+    graph: Graph, *, modes: Sequence[tuple[str, str | None]] = MODES, seeds: Sequence[int] = (0, 1)
+) -> Outcome:
+    """Grow every free atom alone and all together in every mode; Wrong where anything is not so."""
+    eq = Equations(graph).solve()
+    given = [random_inputs(graph, s) for s in seeds]
+    before = [run(graph, x) for x in given]
+    for held in before:
+        for name, v in graph.outputs:
+            if not np.all(np.isfinite(held[v])):
+                raise ValueError(f"the case itself is not finite at {name}")
+    atoms = free_atoms(eq)
+    out = Outcome(pinned=pins(eq))
+    for compensate, forced in modes:
+        label = forced or compensate
+        for job in jobs(atoms):
+            sizes = sizes_for(job, forced)
+            key = tuple(t.size for t in job)
+            strategies = {t: (forced,) for t in job} if forced else None
+            try:
+                solution = solve(eq, sizes, compensate=compensate, strategies=strategies)
+                script = edit_script(solution)
+            except MeristemError as why:
+                out.refused.append((key, label, str(why)))
+                continue
+            try:
+                check(solution, script, given, before)
+            except Wrong as why:
+                raise Wrong(f"{label} growth of {key} ({sizes}): {why}") from why
+            out.accepted.append((key, label, frozenset(solution.strategies.values())))
+    return out
+
+
+def check(
+    solution: Solution, script: Any, given: Sequence[Mapping[str, Array]], before: Sequence[Any]
+) -> None:
+    """Outputs to 1e-10, every claim of the proof, and every size of the axis terms."""
+    graph = solution.eq.graph
+    try:
+        grown, where = rebuild(graph, script)
+    except (ValueError, AssertionError, IndexError) as why:
+        raise Wrong(f"the grown view does not fit together: {why}") from why
+    for v in graph.values():
+        expected = tuple(solution.growth.size(t) for t in solution.eq.of(v))
+        if v in where and where[v].shape != expected:
+            raise Wrong(f"{v!r} has shape {where[v].shape} after growth, its axes say {expected}")
+    for x, held in zip(given, before, strict=True):
+        try:
+            after = run(grown, x)
+        except IndexError as why:
+            raise Wrong(f"the grown view reads beyond an axis: {why}") from why
+        for name, v in graph.outputs:
+            compare(after[where[v]], held[v], f"output {name}")
+        for v in graph.values():
+            if v in where:
+                claims(solution, v, np.asarray(held[v]), np.asarray(after[where[v]]))
+
+
+def compare(new: Array, old: Array, what: str) -> None:
+    """Equal to 1e-10 of the largest value, and finite where the old is."""
+    if new.shape != old.shape:
+        raise Wrong(f"{what} changes its shape from {old.shape} to {new.shape}")
+    if new.dtype.kind not in "fc":
+        if not np.array_equal(new, old):
+            raise Wrong(f"{what} differs")
+        return
+    finite = np.isfinite(old)
+    if not np.array_equal(np.isfinite(new), finite):
+        raise Wrong(f"{what} is not finite where it was")
+    if not np.array_equal(new[~finite], old[~finite], equal_nan=True):
+        raise Wrong(f"{what} differs at infinities")
+    new, old = new[finite], old[finite]
+    if new.size and np.abs(new - old).max() > TOLERANCE * max(np.abs(old).max(), 1e-30):
+        raise Wrong(f"{what} differs by {np.abs(new - old).max():.2g} of {np.abs(old).max():.2g}")
+
+
+def claims(solution: Solution, v: Value, old: Array, new: Array) -> None:
+    """What the proof says of every block of one value."""
+    flow, growth = solution.flow, solution.growth
+    terms = solution.eq.of(v)
+    if v in flow.shifts or any(v is literal for literal, _ in flow.remapped):
+        return  # the sum with a constant is what scales; a rewritten index has new values
+    if v not in flow.cells or not any(growth.touches(t) for t in terms):
+        if v in flow.cells:
+            _old_block(solution, v, flow.cells[v], old, new)
+        return
+    grid = flow.grid(v)
+    where = [growth.coordinates(t) for t in terms]
+    for index in np.ndindex(*(len(g) for g in grid)):
+        cell = flow.cells[v][index]
+        rows = [np.flatnonzero(b == i) for (_, b), i in zip(where, index, strict=True)]
+        part = new[np.ix_(*rows)]
+        what = f"{v!r}, block {index}, made by {v.producer!r}"
+        if not flow.fresh_digits(grid, index):
+            source = [s[r] for (s, _), r in zip(where, rows, strict=True)]
+            _scaled(solution, cell, old[np.ix_(*source)], part, what)
+        else:
+            _fresh(solution, grid, where, index, cell, part, new, what)
+        holds = solution.assignment.holds
+        if holds(cell.pos) and not np.all(part > 0):
+            raise Wrong(f"{what} is claimed to be positive")
+        if holds(cell.nonneg) and not np.all(part >= 0):
+            raise Wrong(f"{what} is claimed not to be negative")
+
+
+def _old_block(solution: Solution, v: Value, cells: Any, old: Array, new: Array) -> None:
+    """A value without grown axes: its blocks still carry factors."""
+    where = [solution.growth.coordinates(t) for t in solution.eq.of(v)]
+    for index in np.ndindex(cells.shape):
+        rows = [np.flatnonzero(b == i) for (_, b), i in zip(where, index, strict=True)]
+        at = np.ix_(*rows)
+        _scaled(
+            solution, cells[index], old[at], new[at], f"{v!r}, block {index}, by {v.producer!r}"
+        )
+
+
+def _scaled(solution: Solution, cell: Any, old: Array, new: Array, what: str) -> None:
+    if cell.scale is None:
+        if not np.all((old == 0) | np.isinf(old)) or not np.array_equal(old, new):
+            raise Wrong(f"{what} is claimed to be zero or infinite")
+        return
+    factor = exp(solution.flow.scales.value(cell.scale))
+    if old.dtype.kind == "f":
+        compare(new, old * factor, f"{what}, factor {factor:.4g},")
+    elif abs(factor - 1) > 1e-12 or not np.array_equal(new, old):
+        raise Wrong(f"{what} does not carry the factor {factor:.4g}")
+
+
+def _fresh(
+    solution: Solution,
+    grid: Any,
+    where: Any,
+    index: Any,
+    cell: Any,
+    part: Array,
+    new: Array,
+    what: str,
+) -> None:
+    holds, growth = solution.assignment.holds, solution.growth
+    if (
+        part.dtype.kind == "f"
+        and not np.all(np.isfinite(part))
+        and np.all(np.isfinite(new[np.ix_(*(np.flatnonzero(s >= 0) for s, _ in where))]))
+    ):
+        raise Wrong(f"{what} is not finite")
+    if holds(cell.zero) and np.abs(part).max(initial=0) > 1e-12:  # a mean less itself is 1e-17
+        raise Wrong(f"{what} is claimed to be zero")
+    digits = solution.flow.fresh_digits(grid, index)
+    if len(cell.twins) != len(digits):
+        raise Wrong(f"{what} has {len(digits)} fresh digits and {len(cell.twins)} twins")
+    for k, ((axis, atom), twin) in enumerate(zip(digits, cell.twins, strict=True)):
+        if not holds(twin) or growth.strategy(atom) not in ("mean", "copy"):
+            continue
+        source = source_block(grid, index, k)
+        rows = [np.flatnonzero(b == i) for (_, b), i in zip(where, source, strict=True)]
+        expected = _twin(
+            new[np.ix_(*rows)], grid, source, index, axis, k, digits, growth.strategy(atom)
+        )
+        if not np.allclose(
+            part, expected, rtol=0, atol=TOLERANCE * _size(expected), equal_nan=True
+        ):
+            raise Wrong(f"{what} is claimed to be the {growth.strategy(atom)} of the old")
+
+
+def _size(x: Array) -> float:
+    return float(np.abs(x[np.isfinite(x)]).max(initial=1e-3))
+
+
+def _twin(
+    x: Array, grid: Any, source: Any, index: Any, axis: int, k: int, digits: Any, how: str
+) -> Array:
+    """Mean or copies of a block along its k-th fresh digit."""
+    nth = sum(1 for a, _ in digits[:k] if a == axis)
+    after = grid[axis][index[axis]].digits
+    at = [i for i, d in enumerate(after) if d.fresh][nth]
+    before = [d.size for d in grid[axis][source[axis]].digits]
+    lead, tail = x.shape[:axis], x.shape[axis + 1 :]
+    x = np.asarray(x, np.float64).reshape(*lead, *before, *tail)
+    count = after[at].size
+    if how == "mean":
+        x = np.repeat(x.mean(axis=axis + at, keepdims=True), count, axis=axis + at)
+    else:
+        x = np.take(x, np.arange(count) % x.shape[axis + at], axis=axis + at)
+    return x.reshape(*lead, -1, *tail)
