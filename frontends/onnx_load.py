@@ -9,7 +9,6 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from meristem.carriers.onnx_carrier import OnnxCarrier
 from meristem.frontends.onnx_normalise import normalise
@@ -44,7 +43,7 @@ def _from_path(path: Path) -> OnnxCarrier:
         raise CarrierError(f"there is no file {path}", path=str(path))
     try:
         model = ir.load(path)
-    except (DecodeError, ValueError, OSError, KeyError, UnicodeDecodeError) as error:
+    except Exception as error:  # protobuf's own errors have no public home in onnx
         raise CarrierError(
             f"{path} is not a readable ONNX file ({type(error).__name__}: {error}); it may be "
             "truncated, so copy or export it again", path=str(path),
