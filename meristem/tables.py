@@ -1,51 +1,204 @@
-"""Tables that fit a terminal."""
+"""What commands print, for people (tables that fit 80 columns) and for machines (stable keys)."""
 
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from meristem.model import Model
+    from meristem.rewrite.dimensions import Dimension
+
+WIDTH = 80
 
 
-def dimension_table(model: Model) -> Table:
-    """Dimensions grouped by kind and size; places that follow one another share a row."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("kind")
-    table.add_column("place", overflow="fold")
-    table.add_column("size", justify="right")
-    table.add_column("weights", justify="right")
-    table.add_column("pinned", overflow="fold", style="dim")
-    for kind, places, size, weights, pinned in rows(model):
-        table.add_row(kind, places, str(size), str(weights), pinned)
-    return table
+# -- dimensions --------------------------------------------------------------------------------------
 
 
-def rows(model: Model) -> list[tuple[str, str, int, int, str]]:
-    """(kind, places, size, number of weights, reason) with equal neighbours merged."""
-    groups: dict[tuple[str, str, int, str], list[tuple[str, int]]] = {}
-    for d in model.dimensions:
+def inspection(model: Model, path: Path, shown: Sequence[Dimension]) -> RenderableType:
+    """Everything that ``meristem inspect`` says."""
+    head = Text(f"{path.name}: {model.side.name}, {model.parameters:,} parameters\n")
+    parts: list[RenderableType] = [head, *dimension_tables(shown)]
+    for note in notes(model):
+        parts.append(Text(f"note: {note}", style="dim"))
+    return Group(*parts)
+
+
+def inspection_data(model: Model, path: Path, shown: Sequence[Dimension]) -> dict[str, Any]:
+    """The same for machines."""
+    return {
+        "model": str(path),
+        "carrier": model.side.name,
+        "parameters": model.parameters,
+        "dimensions": [dimension_data(d) for d in shown],
+        "notes": notes(model),
+    }
+
+
+def dimension_data(d: Dimension) -> dict[str, Any]:
+    """One dimension as JSON-ready data; ``pinned`` is null or the reason."""
+    return {
+        "name": d.name,
+        "kind": d.kind,
+        "place": d.place,
+        "size": d.size,
+        "pinned": d.pinned,
+        "boundary": d.boundary,
+        "weights": [list(pair) for pair in d.weights],
+    }
+
+
+def notes(model: Model) -> list[str]:
+    """What reading the model changed or could not know."""
+    carrier = model.carrier
+    return [*getattr(carrier, "normalisations", ()), *getattr(carrier, "lost", ())]
+
+
+def dimension_tables(dimensions: Sequence[Dimension]) -> list[RenderableType]:
+    """What grows, then what is pinned and by what."""
+    free = _table("kind", "place", ">size", ">weights")
+    pinned = _table("kind", "place", ">size", "pinned because")
+    for kind, place, size, weights, reason in rows(dimensions):
+        if reason:
+            pinned.add_row(kind, place, str(size), reason)
+        else:
+            free.add_row(kind, place, str(size), str(weights))
+    out: list[RenderableType] = [free] if free.row_count else [Text("nothing can grow")]
+    if pinned.row_count:
+        out += [Text(), pinned]
+    return out
+
+
+def rows(dimensions: Sequence[Dimension]) -> list[tuple[str, str, int, int, str]]:
+    """(kind, places, size, number of weights, reason); places that differ in numbers share a row."""
+    groups: dict[tuple[str, str, int, str], list[Dimension]] = {}
+    for d in dimensions:
         key = (d.kind, _pattern(d.place), d.size, _pattern(d.pinned or ""))
-        groups.setdefault(key, []).append((d.place, len(d.weights)))
+        groups.setdefault(key, []).append(d)
     out = []
-    for (kind, pattern, size, pinned), members in groups.items():
-        place = members[0][0] if len(members) == 1 else f"{pattern} ({len(members)})"
-        out.append((kind, place, size, sum(n for _, n in members), pinned))
+    for (kind, pattern, size, reason), members in groups.items():
+        alone = len(members) == 1
+        place = members[0].place if alone else f"{pattern} ({len(members)} places)"
+        why = (members[0].pinned or "") if alone else reason
+        out.append((kind, place, size, sum(len(d.weights) for d in members), why))
     return out
 
 
 def _pattern(place: str) -> str:
-    """Numbers of repeated blocks become a star."""
+    """Numbers of repeated blocks become a star, which is how a selector would name them."""
     return ".".join("*" if part.isdigit() else part for part in place.split("."))
 
 
-def dimension_text(model: Model, width: int = 100) -> str:
-    """The table as plain text."""
+def dimension_text(model: Model, width: int = WIDTH) -> str:
+    """The tables as plain text, for ``print(model)``."""
+    return plain(*dimension_tables(model.dimensions), width=width)
+
+
+def plain(*parts: RenderableType, width: int = WIDTH) -> str:
+    """What a terminal of ``width`` columns without colours shows."""
     out = io.StringIO()
-    console = Console(file=out, width=width, force_terminal=False)
-    console.print(dimension_table(model))
-    return out.getvalue().rstrip()
+    console = Console(file=out, width=width, force_terminal=False, color_system=None)
+    for part in parts:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in out.getvalue().rstrip().splitlines())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        right = name.startswith(">")
+        table.add_column(
+            name.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+        )
+    return table
+
+
+# -- growth ------------------------------------------------------------------------------------------
+
+
+def growth(
+    model: Model, grown: Model, path: Path, written: Sequence[Path], report: Any
+) -> RenderableType:
+    """What ``meristem grow`` did."""
+    before, after = model.parameters, grown.parameters
+    parts: list[RenderableType] = [changes(grown.plan)]
+    parts.append(Text(f"\nparameters {before:,} -> {after:,} (x{after / before:.2f})"))
+    for title, lines in (
+        ("operators added", grown.plan.added),
+        ("copies that training keeps equal", grown.plan.locked),
+        ("new weights that cannot train", grown.plan.saddles),
+        ("note", grown.plan.notes),
+    ):
+        parts += [Text(f"{title}: {line}") for line in lines]
+    if report is not None:
+        parts += [Text(), verification(report)]
+    parts += [Text(f"wrote {p}") for p in written]
+    if not written:
+        parts.append(Text("nothing was written, because the function differs", style="bold"))
+    return Group(*parts)
+
+
+def growth_data(
+    model: Model, grown: Model, path: Path, written: Sequence[Path], report: Any
+) -> dict[str, Any]:
+    """The same for machines."""
+    plan = grown.plan
+    assert plan is not None
+    return {
+        "model": str(path),
+        "written": [str(p) for p in written],
+        "parameters": {"before": model.parameters, "after": grown.parameters},
+        "options": plan.options,
+        "changes": [
+            {
+                "name": c.name, "kind": c.kind, "place": c.place, "before": c.before,
+                "after": c.after, "strategies": list(c.strategies),
+            }
+            for c in plan.changes
+        ],
+        "added": list(plan.added),
+        "locked": list(plan.locked),
+        "saddles": list(plan.saddles),
+        "notes": list(plan.notes),
+        "verification": None if report is None else verification_data(report),
+    }  # fmt: skip
+
+
+def changes(plan: Any) -> RenderableType:
+    """Sizes before and after; changes that differ in numbers of blocks alone share a row."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for c in plan.changes:
+        key = (c.kind, _pattern(c.place), c.before, c.after, c.strategies)
+        groups.setdefault(key, []).append(c.place)
+    if not groups:
+        return Text("every size is today's: nothing grows")
+    table = _table("kind", "place", ">size", "", ">new", "how")
+    for (kind, pattern, before, after, strategies), places in groups.items():
+        place = places[0] if len(places) == 1 else f"{pattern} ({len(places)} places)"
+        how = ", ".join(strategies) if kind != "layers" else "new blocks"
+        table.add_row(kind, place, str(before), "->", str(after), how)
+    return table
+
+
+# -- verification ------------------------------------------------------------------------------------
+
+
+def verification(report: Any) -> RenderableType:
+    """The report as its own words."""
+    return Text(str(report).rstrip())
+
+
+def verification_data(report: Any) -> dict[str, Any]:
+    """``ok``, the verdict of each level, and whatever the report measured."""
+    more = report.to_data() if hasattr(report, "to_data") else {}
+    return {
+        "ok": bool(report.ok),
+        "levels": {name: str(v) for name, v in report.levels.items()},
+        **{k: v for k, v in more.items() if k not in ("ok", "levels")},
+    }

@@ -36,7 +36,7 @@ def resolve(
         check_target(selector, target)
         hits = matches(dimensions, selector)
         if not hits:
-            raise SelectorError(_nothing(selector, dimensions), selector=selector)
+            raise SelectorError(nothing_matches(selector, dimensions), selector=selector)
         rank = specificity(selector, by_name)
         for d in hits:
             known = chosen.get(d.name)
@@ -115,7 +115,8 @@ def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
     )
 
 
-def _nothing(selector: str, dimensions: Sequence[Dimension]) -> str:
+def nothing_matches(selector: str, dimensions: Sequence[Dimension]) -> str:
+    """Why a selector names nothing, with the nearest names."""
     names = [d.name for d in dimensions]
     kinds = sorted({d.kind for d in dimensions})
     near = difflib.get_close_matches(selector, [*kinds, *names], n=4, cutoff=0.4)

@@ -1,0 +1,228 @@
+"""The command line: inspect, grow, verify, demo.
+
+Results go to standard output (``--json``: machine readable), progress to standard error. Exit codes:
+0 the same function, 1 it differs, 2 refused or wrong usage, 3 an error in meristem itself. Nothing is
+imported before a command needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from meristem import cli_output as out
+from meristem.cli_arguments import grow_options, parse_at, parse_sizes, read_plan
+
+app = typer.Typer(
+    name="meristem",
+    help="Grow trained networks without changing what they compute.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Source = Annotated[Path, typer.Argument(metavar="MODEL", help="an .onnx or .pt2 file")]
+Json = Annotated[bool, typer.Option("--json", help="machine readable results")]
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="the version, and nothing else")] = False,
+) -> None:
+    """Grow trained networks without changing what they compute."""
+    if show:
+        import meristem
+
+        typer.echo(meristem.__version__)
+        raise typer.Exit
+
+
+@app.command()
+def inspect(
+    model: Source,
+    kind: Annotated[str | None, typer.Option(help="only dimensions of this kind")] = None,
+    json: Json = False,
+) -> None:
+    """List the dimensions of a model: what can grow, and what pins the rest."""
+    from meristem.tables import inspection, inspection_data
+
+    with out.command(json):
+        loaded = _load(model)
+        with out.progress("solving axes"):
+            shown = _of_kind(loaded, kind)
+        if json:
+            out.data(inspection_data(loaded, model, shown))
+        else:
+            out.show(inspection(loaded, model, shown))
+
+
+@app.command()
+def grow(
+    model: Source,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="what to write: .onnx, .pt2 or .safetensors")
+    ],
+    sizes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="SELECTOR=SIZE, SIZE being 64, +8 or x1.5; repeatable"),
+    ] = None,
+    boundary: Annotated[
+        str | None, typer.Option(help="pin (default), crop or grow the inputs and outputs")
+    ] = None,
+    compensate: Annotated[
+        str | None, typer.Option(help="graph (default), or weights: constants stay as they are")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(help="new blocks: end (default), spread, or positions 0,2")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="of the fresh weights (default 0)")] = None,
+    plan: Annotated[Path | None, typer.Option(help="apply this plan instead of --set")] = None,
+    save_plan: Annotated[Path | None, typer.Option(help="write the plan here")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="measure before anything is written")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="replace files that exist")] = False,
+    json: Json = False,
+) -> None:
+    """Write a larger model that computes the same function."""
+    from meristem.tables import growth, growth_data
+
+    with out.command(json):
+        from meristem.writing import Outputs
+
+        outputs = Outputs(model, output, save_plan, force=force)
+        options = grow_options(boundary=boundary, compensate=compensate, at=parse_at(at), seed=seed)
+        request = _request(sizes, plan)
+        loaded = _load(model)
+        grown = _grow(loaded, request, options)
+        report = None
+        with outputs.staged() as staged:
+            with out.progress(f"writing {output.name}"):
+                grown.save(staged.model)
+                if staged.plan is not None:
+                    staged.plan.write_text(grown.plan.to_json() + "\n", encoding="utf-8")
+            if verify:
+                report = _verify(loaded, grown, staged.model, None)
+            code = 0 if report is None else out.exit_code(report)
+            if code == 0:
+                written = staged.publish()
+            else:
+                written = []
+        if json:
+            out.data(growth_data(loaded, grown, model, written, report))
+        else:
+            out.show(growth(loaded, grown, model, written, report))
+    raise typer.Exit(code)
+
+
+@app.command()
+def verify(
+    model: Annotated[Path, typer.Argument(metavar="A", help="the original")],
+    grown: Annotated[Path, typer.Argument(metavar="B", help="the grown model")],
+    provider: Annotated[
+        list[str] | None, typer.Option(help="execution provider: cpu, cuda; repeatable")
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option(help="the plan of the growth; without it only outputs compare")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Measure whether two models compute the same function."""
+    from meristem.tables import verification, verification_data
+
+    with out.command(json):
+        a = _load(model)
+        b = _load(grown)
+        if plan is not None:
+            b.plan = read_plan(plan)
+        report = _verify(a, b, grown, provider)
+        if json:
+            out.data(verification_data(report))
+        else:
+            out.show(verification(report))
+    raise typer.Exit(out.exit_code(report))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="where the files go")] = Path(
+        "meristem-demo"
+    ),
+    seconds: Annotated[float, typer.Option(help="how long the small model trains, about")] = 20.0,
+) -> None:
+    """Train a small model, grow it every way at once, verify it, and train on."""
+    with out.command(json=False):
+        from meristem.demo import run
+
+        code = run(folder, seconds)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """The console script."""
+    if (
+        not sys.warnoptions
+    ):  # what the libraries below deprecate is no concern of who runs a command
+        for category in (FutureWarning, DeprecationWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+    app()
+
+
+# -- steps -------------------------------------------------------------------------------------------
+
+
+def _load(path: Path) -> Any:
+    import meristem
+
+    with out.progress(f"reading {path.name}"):
+        return meristem.load(path)
+
+
+def _of_kind(model: Any, kind: str | None) -> list[Any]:
+    found = model.dimensions
+    if kind is None:
+        return list(found)
+    from meristem.rewrite.request import matches, nothing_matches
+
+    shown = matches(found, kind)
+    if not shown:
+        from meristem.rewrite.errors import SelectorError
+
+        raise SelectorError(nothing_matches(kind, found), selector=kind)
+    return shown
+
+
+def _request(sizes: list[str] | None, plan: Path | None) -> Any:
+    """Either sizes or a plan, never both."""
+    if bool(sizes) == (plan is not None):
+        raise typer.BadParameter("say what grows: either --set SELECTOR=SIZE, or --plan FILE")
+    return parse_sizes(sizes or []) if plan is None else read_plan(plan)
+
+
+def _grow(model: Any, request: Any, options: dict[str, Any]) -> Any:
+    import meristem
+
+    with out.progress("planning and growing"):
+        return meristem.grow(model, request, **options)
+
+
+def _verify(model: Any, grown: Any, path: Path, providers: list[str] | None) -> Any:
+    """Measure ``grown`` as it stands in the file ``path``, where the file holds what the source holds."""
+    import meristem
+
+    with out.progress("verifying"):
+        if grown.plan is not None and path.suffix == _SUFFIX[model.side.name]:
+            stored = meristem.load(path)
+            stored.plan = grown.plan
+        else:
+            stored = grown
+        return meristem.verify(model, stored, providers=providers)
+
+
+_SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}

@@ -1,0 +1,68 @@
+"""What the command line's words mean: sizes, positions, plans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from meristem.rewrite.plan import Plan
+
+
+def parse_sizes(words: Sequence[str]) -> dict[str, int | str]:
+    """``mlp=4096``, ``heads=+2``, ``mlp@*.3.*=x1.5`` as the mapping that ``meristem.grow`` takes.
+
+    Raises SizeError and SelectorError where a word is no pair, or a selector comes twice.
+    """
+    from meristem.rewrite.errors import SelectorError, SizeError
+    from meristem.rewrite.request import check_target
+
+    out: dict[str, int | str] = {}
+    for word in words:
+        selector, equals, size = (part.strip() for part in word.rpartition("="))
+        if not equals or not selector:
+            raise SizeError(f"--set {word!r}: give SELECTOR=SIZE, such as mlp=4096 or heads=+2")
+        target: int | str = int(size) if size.isdecimal() else size
+        check_target(selector, target)
+        if out.setdefault(selector, target) != target:
+            raise SelectorError(
+                f"--set gives {selector!r} two sizes, {out[selector]} and {target}; give one",
+                selector=selector,
+            )
+    return out
+
+
+def parse_at(word: str | None) -> str | tuple[int, ...] | None:
+    """``end``, ``spread``, or positions such as ``0,2``."""
+    if word is None or word in ("end", "spread"):
+        return word
+    try:
+        return tuple(int(part) for part in word.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"--at {word!r} is neither end nor spread nor positions such as 0,2"
+        ) from None
+
+
+def grow_options(**given: Any) -> dict[str, Any]:
+    """The options that were given; a plan keeps its own for the rest."""
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a JSON file; CarrierError where there is none."""
+    from meristem.rewrite.errors import CarrierError
+    from meristem.rewrite.plan import Plan
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise CarrierError(
+            f"the plan {path} cannot be read: {reason}; write one with meristem grow --save-plan",
+            path=str(path),
+        ) from error
+    return Plan.from_json(text)
