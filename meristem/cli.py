@@ -1,8 +1,8 @@
 """The command line: inspect, grow, verify, demo.
 
-Results go to standard output (``--json``: machine readable), progress to standard error. Exit codes:
-0 the same function, 1 it differs, 2 refused or wrong usage, 3 an error in meristem itself. Nothing is
-imported before a command needs it, so that ``--help`` answers at once.
+Results go to standard output (``--json``: machine readable), progress to standard error. Exit
+codes: 0 the same function, 1 it differs, 2 refused or wrong usage, 3 an error in meristem itself.
+Nothing is imported before a command needs it, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -110,10 +110,7 @@ def grow(
             if verify:
                 report = _verify(loaded, grown, staged.model, None)
             code = 0 if report is None else out.exit_code(report)
-            if code == 0:
-                written = staged.publish()
-            else:
-                written = []
+            written = staged.publish() if code == 0 else []
         if json:
             out.data(growth_data(loaded, grown, model, written, report))
         else:
@@ -174,7 +171,7 @@ def main() -> None:
     app()
 
 
-# -- steps -------------------------------------------------------------------------------------------
+# -- steps ----------------------------------------------------------------------------------------
 
 
 def _load(path: Path) -> Any:
@@ -213,7 +210,7 @@ def _grow(model: Any, request: Any, options: dict[str, Any]) -> Any:
 
 
 def _verify(model: Any, grown: Any, path: Path, providers: list[str] | None) -> Any:
-    """Measure ``grown`` as it stands in the file ``path``, where the file holds what the source holds."""
+    """Measure ``grown`` as it stands in ``path``, where that file holds what the source holds."""
     import meristem
 
     with out.progress("verifying"):

@@ -1,4 +1,4 @@
-"""How the command line speaks: results on standard output, progress and errors on standard error."""
+"""How the command line speaks: results on standard output, the rest on standard error."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _refuse(error: Exception, json: bool) -> None:
 
 @contextmanager
 def progress(what: str) -> Iterator[None]:
-    """Say on standard error what takes time, and for how long; nothing where that is no terminal."""
+    """Say on standard error what takes time, and how long; nothing where that is no terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield
@@ -76,7 +76,7 @@ def show(*parts: RenderableType) -> None:
 
 
 def exit_code(report: Any) -> int:
-    """0 where something was measured and nothing differs, 1 where it differs, 2 where nothing was."""
+    """0 where something was measured and nothing differs, 1 where it differs, else 2."""
     verdicts = [str(v) for v in report.levels.values()]
     if any(v.startswith("differs") for v in verdicts):
         return DIFFERS

@@ -1,7 +1,7 @@
 """The model that the demonstration trains: a small decoder over bytes, written by hand.
 
-Pre-norm RMS norms, rotary positions, grouped queries, a gated MLP, tied embeddings and dropout: what a
-reader knows from today's language models, on one page. The library knows nothing of this file.
+Pre-norm RMS norms, rotary positions, grouped queries, a gated MLP, tied embeddings and dropout: what
+a reader knows from today's language models, on one page. The library knows nothing of this file.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Attention(nn.Module):
         """[batch, kv heads, time, size] -> [batch, heads, time, size]."""
         batch, kv, time, size = x.shape
         group = self.s.heads // self.s.kv_heads
-        return x[:, :, None].expand(batch, kv, group, time, size).reshape(-1, kv * group, time, size)
+        return (
+            x[:, :, None].expand(batch, kv, group, time, size).reshape(-1, kv * group, time, size)
+        )
 
 
 class GatedMLP(nn.Module):

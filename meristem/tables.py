@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 WIDTH = 80
 
 
-# -- dimensions --------------------------------------------------------------------------------------
+# -- dimensions ------------------------------------------------------------------------------------
 
 
 def inspection(model: Model, path: Path, shown: Sequence[Dimension]) -> RenderableType:
     """Everything that ``meristem inspect`` says."""
     head = Text(f"{path.name}: {model.side.name}, {model.parameters:,} parameters\n")
-    parts: list[RenderableType] = [head, *dimension_tables(shown)]
-    for note in notes(model):
-        parts.append(Text(f"note: {note}", style="dim"))
-    return Group(*parts)
+    remarks = [Text(f"note: {note}", style="dim") for note in notes(model)]
+    return Group(head, *dimension_tables(shown), *remarks)
 
 
 def inspection_data(model: Model, path: Path, shown: Sequence[Dimension]) -> dict[str, Any]:
@@ -76,7 +74,7 @@ def dimension_tables(dimensions: Sequence[Dimension]) -> list[RenderableType]:
 
 
 def rows(dimensions: Sequence[Dimension]) -> list[tuple[str, str, int, int, str]]:
-    """(kind, places, size, number of weights, reason); places that differ in numbers share a row."""
+    """(kind, places, size, number of weights, reason); places that differ in numbers are one row."""
     groups: dict[tuple[str, str, int, str], list[Dimension]] = {}
     for d in dimensions:
         key = (d.kind, _pattern(d.place), d.size, _pattern(d.pinned or ""))
@@ -119,7 +117,7 @@ def _table(*columns: str) -> Table:
     return table
 
 
-# -- growth ------------------------------------------------------------------------------------------
+# -- growth ----------------------------------------------------------------------------------------
 
 
 def growth(
@@ -186,7 +184,7 @@ def changes(plan: Any) -> RenderableType:
     return table
 
 
-# -- verification ------------------------------------------------------------------------------------
+# -- verification ----------------------------------------------------------------------------------
 
 
 def verification(report: Any) -> RenderableType:
