@@ -71,11 +71,15 @@ def _missing(module: nn.Module, carrier: TorchCarrier) -> dict[str, torch.Tensor
 
 
 def auto_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Every axis of every tensor input is Dim.AUTO; axes of one stay fixed by torch itself."""
+    """Batch and sequence are Dim.AUTO: the first two axes of an input, of pictures the first alone.
+
+    Symbolic heights and widths make a windowed model guard on every division of them, which takes
+    minutes; who needs them names them. Axes of one stay fixed by torch itself.
+    """
     shapes = ShapesCollection()
     for x in pytree.tree_leaves((args, kwargs)):
         if isinstance(x, torch.Tensor):
-            shapes[x] = dict.fromkeys(range(x.dim()), Dim.AUTO)
+            shapes[x] = dict.fromkeys(range(min(x.dim(), 2) if x.dim() < 4 else 1), Dim.AUTO)
     return shapes.dynamic_shapes(module, args, kwargs)
 
 

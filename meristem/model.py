@@ -12,6 +12,7 @@ from meristem.rewrite.graph import Graph
 from meristem.rewrite.plan import Plan
 
 if TYPE_CHECKING:
+    from meristem.rewrite.stacks import Stack
     from meristem.sides import Side
 
 
@@ -38,23 +39,25 @@ class Model:
         return Equations(self.graph).solve()
 
     @cached_property
-    def stacks(self) -> dict[str, Any]:
+    def stacks(self) -> dict[str, Stack]:
         """Stacks of repeated blocks by the name of their ``layers`` dimension."""
-        return find_dimensions(self.graph, self.equations)
-        from meristem.rewrite.stacks import find_stacks, stack_dimensions
+        from meristem.rewrite.stacks import find_stacks
 
-        found = find_stacks(self.graph, self.equations)
-        return {d.name: s for d, s in stack_dimensions(found, self.graph)}
+        return {s.name: s for s in find_stacks(self.graph, self.equations)}
 
     @cached_property
     def dimensions(self) -> list[Dimension]:
         """Everything that can grow, and what pins the rest."""
-        return find_dimensions(self.graph, self.equations)
-        from meristem.rewrite.stacks import find_stacks, stack_dimensions
-
-        found = find_stacks(self.graph, self.equations)
-        layers = [d for d, _ in stack_dimensions(found, self.graph)]
-        return [*find_dimensions(self.graph, self.equations), *layers]
+        widths = find_dimensions(self.graph, self.equations)
+        shapes = {w.name: len(w.shape) for w in self.graph.weights}
+        layers = [
+            Dimension(
+                name, "layers", s.size, s.place,
+                tuple((w, a) for w in s.weights for a in range(shapes.get(w, 0))[:1]),
+            )
+            for name, s in self.stacks.items()
+        ]
+        return [*widths, *layers]
 
     def __getitem__(self, name: str) -> Dimension:
         """A dimension by its full name."""

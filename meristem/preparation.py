@@ -12,6 +12,7 @@ from meristem.passes import WIDTH_PASSES
 from meristem.rewrite.axes import Term, atoms_of
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import MeristemError, PinnedDimension, UnsupportedOperator
+from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.planner import Solution, solve
 from meristem.rewrite.reports import describe
@@ -48,6 +49,27 @@ class Prepared:
         targets = {wide.stacks[name]: n for name, n in self.layers.items()}
         return plan_depth(wide.graph, wide.equations, targets, at=self.plan.at)
 
+    @property
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """For every stored name that depth adds or moves: the name that it has before depth, and
+        ``copy`` or the constant that fills it. A gate has no source."""
+        script = self.depth
+        out: dict[str, tuple[str, str]] = {}
+        names = [n for w in (*self.model.graph.weights, *self.model.graph.unused) for n in w.names]
+        for name in names:
+            if script.moved(name) != name:
+                out[script.moved(name)] = (name, "copy")
+        for clone in script.clones:
+            constants = {n: v for w, v in clone.zeroed.items() for n in w.names}
+            own = {n for w in clone.block.weights for n in w.names}
+            for name in names:
+                if name in own or within(name, clone.modules):
+                    how = repr(constants[name]) if name in constants else "copy"
+                    out[clone.name(name)] = (name, how)
+            if clone.gate:
+                out[clone.gate] = ("", "0.0")
+        return out
+
 
 def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Prepared:
     """Resolve, solve and script a request; raises what ``meristem.plan`` documents."""
@@ -78,9 +100,9 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
         plan.changes += [
             Change(n, "layers", model[n].place, model[n].size, s) for n, s in prepared.layers.items()
         ]
-        plan.clones = dict(prepared.depth.weights)
-        plan.added += list(prepared.depth.added)
-        plan.notes += list(prepared.depth.notes)
+        plan.clones = prepared.sources
+        plan.added += prepared.depth.added_operators
+        plan.notes += [str(r) for r in prepared.depth.reports]
     return prepared
 
 

@@ -69,7 +69,7 @@ class _Namer:
         for t in self._summed():
             self._add(self._inner_kind(t), t)
         for a in self.uses:
-            if a not in self.claimed:
+            if a not in self.claimed and not _baked(a):
                 self._add(self._table_kind(a), a)
         return self._named()
 
@@ -175,7 +175,8 @@ class _Namer:
             for a in atoms_of(t):
                 for pair in self.uses.get(a, []):
                     weights.setdefault(pair)
-            place = common_place(p for w, _ in weights for p in places(w))
+            trained = [w for w, _ in weights if w.role == "parameter"]
+            place = common_place(p for w in trained or [w for w, _ in weights] for p in places(w))
             base = f"{kind}@{place}" if place else kind
             count[base] = count.get(base, 0) + 1
             name = base if count[base] == 1 else f"{base}#{count[base]}"
@@ -195,6 +196,13 @@ _NONLINEAR = {
     "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid", "elu", "selu", "mish", "erf",
     "leaky_relu", "softplus", "hard_swish", "hard_sigmoid",
 }
+
+
+def _baked(a: Term) -> bool:
+    """Batch or sequence of the trace in a folded table: a size of the caller's, not of the model."""
+    return any(p.boundary and "input" in p.reason for p in a.pins) and not any(
+        "output" in p.reason for p in a.pins
+    )
 
 
 def _stream_kind(t: Term, touched: dict[Term, set[str]]) -> str:

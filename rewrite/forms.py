@@ -22,11 +22,16 @@ _HANDLES = frozenset({"reducers"})
 
 @dataclass(frozen=True)
 class Form:
-    """``exact`` and ``coarse`` digests, and the region's own weights in the order of its structure."""
+    """``exact`` and ``coarse`` digests, and the weights that only the region reads.
+
+    ``weights`` are in the order of its structure, so they correspond between equal regions; ``others``
+    are gates, and what the exit does not need.
+    """
 
     exact: str
     coarse: str
     weights: tuple[Weight, ...]
+    others: tuple[Weight, ...]
 
 
 class Forms:
@@ -80,11 +85,13 @@ class Forms:
                     coarse.append(f"{op.kind}{v.shape}")
             for out in op.outputs:
                 numbers[out] = len(numbers)
+        count = len(weights)
         for op in sorted(inside - done, key=self.streams.position.__getitem__):
-            for v in op.inputs:  # gates, and what no path needs
+            for v in op.inputs:
                 if isinstance(v, Weight):
                     reference(v)
-        return Form(_digest("\n".join(lines)), _digest("\n".join(sorted(coarse))), tuple(weights))
+        exact, rough = _digest("\n".join(lines)), _digest("\n".join(sorted(coarse)))
+        return Form(exact, rough, tuple(weights[:count]), tuple(weights[count:]))
 
     def _through_gate(self, v: Value) -> Value:
         """A gated block has the form of the block that it gates."""

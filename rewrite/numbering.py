@@ -33,8 +33,9 @@ def join(container: str, number: int) -> str:
 
 
 def number_blocks(blocks: Sequence[Sequence[Weight]]) -> Numbering | None:
-    """The numbering of corresponding weights; None where names do not show one."""
-    if len(blocks) == 1:
+    """The numbering of corresponding parameters; None where names do not show one."""
+    blocks = [[w for w in b if w.role == "parameter"] for b in blocks]
+    if len(blocks) == 1 and blocks[0]:
         found = last_number(_shared([w.name for w in blocks[0]]))
         return None if found is None else Numbering((found,), 1)
     if len({len(b) for b in blocks}) != 1 or not blocks[0]:

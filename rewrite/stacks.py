@@ -24,18 +24,23 @@ from meristem.rewrite.forms import Forms
 class Block:
     """One step of a stream, from ``entry`` to ``exit``.
 
-    ``weights`` are read by nothing else, in an order that corresponds between equal blocks; ``spine``
-    are the sums on the way if nothing but them changes the stream (else None); ``place`` is the
-    longest module path that its operators share.
+    ``named`` weights are read by nothing else, in an order that corresponds between equal blocks, then
+    ``others`` (gates); ``spine`` are the sums on the way if nothing but them changes the stream (else
+    None); ``place`` is the longest module path that its operators share.
     """
 
     entry: Value
     exit: Value
     ops: tuple[Op, ...]
-    weights: tuple[Weight, ...]
+    named: tuple[Weight, ...]
+    others: tuple[Weight, ...]
     coarse: str
     exact: str
     spine: tuple[Residual, ...] | None
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return (*self.named, *self.others)
 
     @property
     def place(self) -> str:
@@ -150,17 +155,19 @@ class _Finder:
         ops = self.streams.region(entry, exit_)
         form = self.forms.of(entry, exit_, ops)
         spine = self._spine(entry, exit_, set(ops))
-        return Block(entry, exit_, tuple(ops), form.weights, form.coarse, form.exact, spine)
+        return Block(
+            entry, exit_, tuple(ops), form.weights, form.others, form.coarse, form.exact, spine
+        )
 
     def _stack(self, bounds: Sequence[Value], period: int) -> Stack | None:
         """The smallest multiple of the period whose blocks are numbered; else the period."""
         steps = len(bounds) - 1
-        options = [m for m in range(period, steps + 1, period) if steps % m == 0]
+        options = [m for m in range(period, steps, period) if steps % m == 0]
         made = []
         for m in options:
             points = bounds[::m]
             blocks = [self.block(a, b) for a, b in zip(points, points[1:], strict=False)]
-            numbering = number_blocks([b.weights for b in blocks])
+            numbering = number_blocks([b.named for b in blocks])
             made.append((blocks, numbering))
             if numbering is not None:
                 return self._finish(blocks, numbering)
@@ -175,7 +182,7 @@ class _Finder:
         for _, group in groupby(keys):
             n = len(list(group))
             block = self.block(bounds[at], bounds[at + n])
-            out.append(self._finish([block], number_blocks([block.weights])))
+            out.append(self._finish([block], number_blocks([block.named])))
             at += n
         return out
 
@@ -215,14 +222,12 @@ class _Finder:
         return seen["first"]
 
     def _ungated(self, v: Value) -> Value:
-        while v.producer is not None:
-            if v.producer in self.streams.gates:
-                v = self.streams.gates[v.producer].inner or v
-                return v
-            if v.producer.kind not in SAME:
-                break
-            v = v.producer.inputs[0]
-        return v if v.producer is not None and v.producer in self.streams.gates else v
+        """What a gate gates, where ``v`` is its result up to layout; else ``v``."""
+        at = v
+        while at.producer is not None and at.producer.kind in SAME:
+            at = at.producer.inputs[0]
+        gate = self.streams.gates.get(at.producer) if at.producer is not None else None
+        return v if gate is None or gate.inner is None else gate.inner
 
     def _gated(self, v: Value) -> Value:
         for r in self.streams.gates.values():

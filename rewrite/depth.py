@@ -1,0 +1,263 @@
+"""Growing a stack by copies of its blocks that compute nothing yet.
+
+A new block is x + B(x) with the factor of B nearest to the sum zero (METHODS.md 0.3): it is exactly the
+identity, and the zeroed weights learn from the first step on. Where a norm follows the sum, or no weight
+of its own makes B zero, the block stands behind a gate: x + g * (B(x) - x) with one new number g = 0
+(ONNX.md 6b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from meristem.rewrite.equations import Equations
+from meristem.rewrite.errors import NotPreserved, SizeError
+from meristem.rewrite.graph import Graph, Value, Weight
+from meristem.rewrite.numbering import join, replaced, within
+from meristem.rewrite.stacks import Block, Stack
+from meristem.rewrite.zeros import zeroed
+
+At = str | Sequence[int]
+
+
+@dataclass(eq=False)
+class CloneEdit:
+    """A copy of ``block`` between ``after`` and everything that reads it (and earlier copies there).
+
+    ``modules`` maps the source's module paths to the copy's; a weight outside of them is named with
+    ``tag``. ``zeroed`` are weights of the source whose copies are filled with a constant; ``gate`` is the
+    name of a new scalar parameter, zero.
+    """
+
+    stack: Stack
+    source: int
+    position: int
+    rank: int  # how many copies precede it in its stack
+    after: Value
+    modules: dict[str, str] = field(default_factory=dict)
+    zeroed: dict[Weight, float] = field(default_factory=dict)
+    gate: str | None = None
+
+    @property
+    def tag(self) -> str:
+        return f"grown{self.rank + 1}"
+
+    @property
+    def block(self) -> Block:
+        return self.stack.blocks[self.source]
+
+    def name(self, old: str) -> str:
+        """What the copy of a stored tensor is called."""
+        if within(old, self.modules):
+            return replaced(old, self.modules)
+        place, dot, leaf = old.rpartition(".")
+        return f"{place}{dot}{leaf}_{self.tag}" if not place else f"{place}_{self.tag}.{leaf}"
+
+
+@dataclass(frozen=True)
+class DepthReport:
+    """What one stack's growth does, in plain data."""
+
+    stack: str
+    old: int
+    new: int
+    positions: tuple[int, ...]
+    sources: tuple[int, ...]
+    zeroed: tuple[str, ...]
+    gates: tuple[str, ...]
+    approximate: bool = False
+
+    def __str__(self) -> str:
+        pairs = ", ".join(
+            f"a copy of block {s} before block {p}" if p < self.old else f"a copy of block {s} at the end"
+            for p, s in zip(self.positions, self.sources, strict=True)
+        )
+        how = f"zero: {', '.join(self.zeroed)}" if self.zeroed else ""
+        gate = f"gates at zero: {', '.join(self.gates)}" if self.gates else ""
+        return f"{self.stack} {self.old} -> {self.new}: {pairs}; {'; '.join(p for p in (how, gate) if p)}"
+
+
+@dataclass
+class DepthScript:
+    """Everything that a growth in depth changes.
+
+    ``moves`` renames the modules that stand behind new blocks; ``kept`` are names inside of them that
+    belong to the whole stack (a table of positions in its first block) and stay.
+    """
+
+    clones: list[CloneEdit] = field(default_factory=list)
+    moves: dict[str, str] = field(default_factory=dict)
+    kept: frozenset[str] = frozenset()
+    reports: list[DepthReport] = field(default_factory=list)
+
+    def moved(self, name: str) -> str:
+        """The name of a stored tensor of the source after growth."""
+        return name if name in self.kept else replaced(name, self.moves)
+
+    @property
+    def added_operators(self) -> list[str]:
+        return [f"gate {c.gate}" for c in self.clones if c.gate]
+
+
+def plan_depth(
+    graph: Graph, eq: Equations, sizes: Mapping[Stack, int], at: At = "end"
+) -> DepthScript:
+    """The edit script for stacks at new numbers of blocks.
+
+    ``at`` is "end", "spread" (copies evenly between, each of the block before it) or positions: a new
+    block (or period) before the block of that number, as many as are added; one position takes all.
+    A copy is made of the block before its position, at position 0 of the first.
+
+    Raises SizeError for a target below today's, one that is no whole number of periods, or positions
+    that do not fit; NotPreserved where a block cannot be made the identity.
+    """
+    script = DepthScript()
+    for stack, target in sizes.items():
+        if target != stack.size:
+            script.clones += _clones(stack, target, at)
+    renumber(graph, script)
+    taken = {n for w in (*graph.weights, *graph.unused) for n in w.names}
+    for clone in script.clones:
+        _settle(clone, taken)
+    for stack, target in sizes.items():
+        own = [c for c in script.clones if c.stack is stack]
+        if own:
+            script.reports.append(_report(stack, target, own))
+    return script
+
+
+def possible_sizes(stack: Stack, count: int = 4) -> list[int]:
+    """Today's size and the next ones."""
+    return [stack.size + i * stack.period for i in range(count)]
+
+
+def _clones(stack: Stack, target: int, at: At) -> list[CloneEdit]:
+    """The copies that one stack needs, in their order in the grown stack."""
+    added = target - stack.size
+    if added < 0:
+        raise SizeError(
+            f"{stack.name} has {stack.size} blocks, and {target} are fewer; meristem only grows",
+            dimension=stack.name, size=stack.size, target=target,
+        )
+    if added % stack.period:
+        sizes = ", ".join(map(str, possible_sizes(stack)[1:]))
+        raise SizeError(
+            f"the blocks of {stack.name} alternate with a period of {stack.period}, so it grows to "
+            f"{sizes}, ..., not to {target}",
+            dimension=stack.name, size=stack.size, target=target, possible=possible_sizes(stack),
+        )
+    out: list[CloneEdit] = []
+    for position in _positions(stack, added // stack.period, at):
+        first = max(position - stack.period, 0)
+        after = stack.blocks[position - 1].exit if position else stack.blocks[0].entry
+        for source in range(first, first + stack.period):
+            out.append(CloneEdit(stack, source, position, len(out), after))
+    return out
+
+
+def _positions(stack: Stack, groups: int, at: At) -> list[int]:
+    """Before which old block each new period goes, in order."""
+    n, q = stack.size, stack.period
+    if at == "end":
+        return [n] * groups
+    if at == "spread":
+        whole = n // q
+        return sorted(q * -(-(i + 1) * whole // groups) for i in range(groups))
+    if isinstance(at, str):
+        raise SizeError(f'at={at!r} is neither "end" nor "spread" nor a list of positions', at=at)
+    positions = sorted(int(p) for p in at)
+    if len(positions) == 1:
+        positions *= groups
+    if len(positions) != groups or not all(0 <= p <= n for p in positions):
+        raise SizeError(
+            f"at={list(at)} does not fit {stack.name}: {groups} positions from 0 to {n} (or one for "
+            "all) are needed" + (f", each for {q} blocks" if q > 1 else ""),
+            dimension=stack.name, at=list(at), count=groups,
+        )
+    return positions
+
+
+def _settle(clone: CloneEdit, taken: set[str]) -> None:
+    """What makes the copy the identity: constants, or a gate."""
+    block, stack = clone.block, clone.stack
+    constants = _identity(block)
+    clone.zeroed = constants or {}
+    if constants is not None:
+        return
+    if not block.exit.is_float:
+        raise NotPreserved(
+            f"block {clone.source} of {stack.name} cannot be made the identity: its stream is of "
+            f"{block.exit.dtype}; leave {stack.name} out of the request",
+            dimension=stack.name, place=block.place, reason=f"a stream of {block.exit.dtype}",
+        )
+    home = next(iter(clone.modules.values()), f"{stack.place or 'gates'}_{clone.tag}")
+    gate = f"{home}.gate"
+    while gate in taken:
+        gate += "_"
+    taken.add(gate)
+    clone.gate = gate
+
+
+def _identity(block: Block) -> dict[Weight, float] | None:
+    """Weights that make the block the identity when they are constant; None: it takes a gate."""
+    if block.spine is None:
+        return None
+    branches = [v for r in block.spine for v in r.branches]
+    return zeroed(branches, block.ops, block.weights)
+
+
+def _report(stack: Stack, target: int, clones: Sequence[CloneEdit]) -> DepthReport:
+    return DepthReport(
+        stack.name, stack.size, target, tuple(c.position for c in clones),
+        tuple(c.source for c in clones),
+        tuple(c.name(w.name) for c in clones for w in c.zeroed),
+        tuple(c.gate for c in clones if c.gate),
+    )
+
+
+def renumber(graph: Graph, script: DepthScript) -> None:
+    """Names of copies, and of the modules behind them: a container counts on, as a list would."""
+    inserts: list[tuple[Stack, str, int, int]] = []  # stack, container, from this number on, by
+    for c in script.clones:
+        if c.stack.numbering is not None:
+            for container in dict(c.stack.numbering.modules):
+                start = min(n for k, n in c.stack.numbering.modules if k == container)
+                stride = c.stack.numbering.stride
+                inserts.append((c.stack, container, start + stride * c.position, stride))
+    for c in script.clones:
+        numbering = c.stack.numbering
+        if numbering is not None:
+            slot = dict(zip(numbering.modules, numbering.of(c.source), strict=True))
+            for (container, first), old in slot.items():
+                others = sum(
+                    by for s, k, n, by in inserts
+                    if s is not c.stack and k == container and n <= first
+                )
+                new = first + numbering.stride * (c.position + c.rank) + others
+                c.modules[old] = join(container, new)
+    for container in dict.fromkeys(k for _, k, _, _ in inserts):
+        for number in _numbers(graph, container):
+            by = sum(by for _, k, n, by in inserts if k == container and n <= number)
+            if by:
+                script.moves[join(container, number)] = join(container, number + by)
+    own = {w for c in script.clones for b in c.stack.blocks for w in b.weights}
+    blocks = {
+        m for c in script.clones if c.stack.numbering is not None
+        for i in range(c.stack.size) for m in c.stack.numbering.of(i)
+    }
+    script.kept = frozenset(
+        n for w in graph.weights if w not in own for n in w.names if within(n, blocks)
+    )
+
+
+def _numbers(graph: Graph, container: str) -> list[int]:
+    """The numbers in use in a container."""
+    prefix = f"{container}." if container else ""
+    paths = [n for w in (*graph.weights, *graph.unused) for n in w.names]
+    paths += [op.place for op in graph.ops]
+    heads = {p[len(prefix) :].split(".")[0] for p in paths if p.startswith(prefix)}
+    return sorted(int(h) for h in heads if h.isdigit())
+
+
+__all__ = ["CloneEdit", "DepthReport", "DepthScript", "plan_depth", "possible_sizes"]

@@ -1,0 +1,94 @@
+"""Which weights must be zero so that a branch is exactly zero.
+
+A walk from the sum backwards: a product needs one zero factor, a sum all of its parts, a function with
+f(0) = 0 its operand. Of several ways the one nearest to the sum is taken, so that as much as possible of
+the branch stays alive and the zeroed factor receives gradient at the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from meristem.rewrite.graph import Literal, Op, Value, Weight
+from meristem.rewrite.registry import semantics
+
+# Operators that hand a constant through unchanged.
+_CONSTANT = frozenset({"identity", "cast", "reshape", "permute", "expand", "slice"})
+_DEPTH = 400
+
+# How far from the sum, how many weights; and what each weight must be.
+Way = tuple[int, dict[Weight, float]]
+
+
+def zeroed(values: Iterable[Value], inside: Iterable[Op], own: Iterable[Weight]) -> dict[Weight, float] | None:
+    """Weights among ``own`` with the constant each must hold, so that all ``values`` are zero.
+
+    A gain that is stored as ``w = gain - c`` must hold ``-c``. None where no choice of weights makes the
+    values zero.
+    """
+    search = _Search(inside, own)
+    found = [search.way(v) for v in values]
+    joint = _all(found)
+    return None if joint is None else joint[1]
+
+
+class _Search:
+    def __init__(self, inside: Iterable[Op], own: Iterable[Weight]) -> None:
+        self.inside, self.own = set(inside), set(own)
+        self.known: dict[tuple[Value, float], Way | None] = {}
+
+    def way(self, v: Value, target: float = 0.0, depth: int = 0) -> Way | None:
+        """The nearest way to make ``v`` equal to ``target`` everywhere."""
+        key = (v, target)
+        if key not in self.known:
+            self.known[key] = None
+            self.known[key] = self._way(v, target, depth) if depth < _DEPTH else None
+        return self.known[key]
+
+    def _way(self, v: Value, target: float, depth: int) -> Way | None:
+        if isinstance(v, Weight):
+            free = v in self.own and v.role == "parameter" and v.is_float
+            return (0, {v: target}) if free else None
+        if isinstance(v, Literal):
+            return (0, {}) if v.data.size and bool((v.data == target).all()) else None
+        op = v.producer
+        if op is None or op not in self.inside:
+            return None
+        ways = list(self._shifted(op, target, depth))
+        if target and op.kind in _CONSTANT:
+            ways.append(self.way(op.inputs[0], target, depth + 1))
+        elif not target:
+            rule = semantics(op.kind).vanishes(op)
+            parts = [self.way(op.inputs[i], 0.0, depth + 1) for i in rule.operands]
+            if parts:
+                ways.append(_nearest(parts) if rule.any else _all(parts))
+        best = _nearest(ways)
+        return None if best is None else (best[0] + 1, best[1])
+
+    def _shifted(self, op: Op, target: float, depth: int) -> Iterator[Way | None]:
+        """c + w = target, w - c = target."""
+        if op.kind not in ("add", "sub"):
+            return
+        for i in (0, 1) if op.kind == "add" else (1,):
+            c = op.inputs[i]
+            if isinstance(c, Literal) and c.data.size == 1 and float(c.data.flat[0]):
+                number = float(c.data.flat[0])
+                rest = target - number if op.kind == "add" else target + number
+                yield self.way(op.inputs[1 - i], rest, depth + 1)
+
+
+def _nearest(ways: Iterable[Way | None]) -> Way | None:
+    return min((w for w in ways if w is not None), key=lambda w: (w[0], len(w[1])), default=None)
+
+
+def _all(ways: Iterable[Way | None]) -> Way | None:
+    """All at once, if they do not ask one weight for two constants."""
+    far, joint = 0, dict[Weight, float]()
+    for w in ways:
+        if w is None:
+            return None
+        far = max(far, w[0])
+        for weight, constant in w[1].items():
+            if joint.setdefault(weight, constant) != constant:
+                return None
+    return far, joint
