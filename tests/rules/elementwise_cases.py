@@ -91,7 +91,7 @@ def unary_cases(kind: str) -> Iterator[tuple[str, Callable[[], Graph]]]:
         b = Net()
         x = b.rms(b.dense(b.input(2, 3), 5), gain=False)
         if kind in POSITIVE | NONNEG:
-            x = b.apply("abs", x)
+            x = b.apply("maximum", b.apply("abs", x), b.literal(0.01))
         elif kind in INTEGER | BOOLEAN:
             x = domain(kind, b, x)
         return _ends(b, f(b, x))
@@ -105,7 +105,47 @@ def unary_cases(kind: str) -> Iterator[tuple[str, Callable[[], Graph]]]:
         y = to_float(b, f(b, b.apply("exp", produced(b))))
         return _ends(b, b.apply("log", y))
 
+    def lucky() -> tuple[Net, Value]:
+        """Positive today, though nothing proves it: new coordinates need not be."""
+        b = Net()
+        bias = np.full(9, 0.02)
+        bias[4] = 1.2
+        x = b.linear(b.input(2, 3), b.weight(9, 3, spread=1e-3), b.weight(data=bias))
+        return b, x
+
+    def any_sign() -> Graph:
+        b, x = lucky()
+        return _ends(b, f(b, x))
+
+    def claims_sign() -> Graph:
+        b, x = lucky()
+        return _ends(b, b.apply("sqrt", f(b, x)))
+
+    def integers(then: str) -> Callable[[], Graph]:
+        def build() -> Graph:
+            b = Net()
+            x = b.apply("mul", b.rms(b.dense(b.input(2, 3), 5), gain=then == "mean"), b.literal(3.0))
+            x = b.apply("cast", x, options={"to": "int64"}, dtype="int64")
+            x = to_float(b, x)
+            return _ends(b, b.layer_norm(x) if then == "mean" else x)
+
+        return build
+
+    def zero_of_zero() -> Graph:
+        b = Net()
+        x = b.apply("isnan", b.dense(b.input(2, 3), 5))
+        return _ends(b, b.rms(to_float(b, f(b, x))))
+
     yield "free", free
+    if kind == "not":
+        yield "zero of a zero", zero_of_zero
+    if kind in POSITIVE | NONNEG:
+        yield "free, any sign", any_sign
+    if kind in ("gelu", "silu", "sin", "tan", "mish"):
+        yield "claims a sign", claims_sign
+    if kind == "cast":
+        yield "to integers, scaled", integers("scaled")
+        yield "to integers, mean", integers("mean")
     yield "zero", zero
     if kind not in POSITIVE | NONNEG | INTEGER | BOOLEAN:
         yield "zero, bare", zero_plain

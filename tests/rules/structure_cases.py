@@ -617,3 +617,81 @@ def _weight_exponents(b: Net) -> Value:
     base = b.weight(data=np.array(-2.0))
     p = b.weight(4, data=np.array([1.0, 2.0, 3.0, 2.0]))
     return b.apply("mul", hidden(b, 4), b.apply("pow", base, p))
+
+
+# -- where one rule alone stands between a growth and a wrong answer ----------------------------------
+
+
+@case("holes: 0/0 at new coordinates")
+def _zero_by_zero(b: Net) -> Value:
+    h = hidden(b, 5)
+    return b.rms(b.apply("div", h, b.apply("abs", h)))
+
+
+@case("holes: a bias beside a scaled product")
+def _bias(b: Net) -> Value:
+    h = b.contract(b.rms(hidden(b, 4), gain=False), b.literal(np.ones(())), [0, 1], [], [0, 1])
+    return b.apply("add", h, b.weight(4))
+
+
+@case("contract: bilinear, mean")
+def _bilinear_mean(b: Net) -> Value:
+    x = b.input(2, 3)
+    return b.layer_norm(b.contract(b.dense(x, 4), b.dense(x, 4), [0, 1], [0, 1], [0, 1]))
+
+
+@case("norm: without epsilon, more rows")
+def _no_eps_rows(b: Net) -> Value:
+    y = b.reshape(hidden(b, 6), [2, 2, 3])
+    return b.rms(b.reshape(b.norm(y, [2], 0.0, False, "eps"), [2, 6]))
+
+
+@case("concat: two rows of one width")
+def _rows(b: Net) -> Value:
+    return b.apply("relu", b.concat([hidden(b, 4), hidden(b, 4)], 0))
+
+
+@case("extremum: over a grown axis, least")
+def _min_hidden(b: Net) -> Value:
+    return b.dense(b.apply("extremum", hidden(b, 4), axes=(1,), keep=True, how="min"), 3)
+
+
+@case("sum: of a kept grown axis, after a relu")
+def _sum_relu(b: Net) -> Value:
+    h = b.apply("relu", b.dense(b.input(2, 4, 3), 5))
+    return b.layer_norm(b.apply("sum", h, axes=(1,), keep=False, mean=False))
+
+
+@case("softmax: of every head, alone")
+def _softmax_scaled(b: Net) -> Value:
+    y = b.reshape(b.rms(hidden(b, 12), gain=False), [2, 3, 4])
+    return b.reshape(b.apply("softmax", y, axis=2), [2, 12])
+
+
+@case("softmax: beside a layer norm")
+def _softmax_mean(b: Net) -> Value:
+    y = b.apply("softmax", b.dense(b.input(2, 4, 3), 5), axis=1)
+    return b.reshape(b.layer_norm(y), [8, 5])
+
+
+@case("pool: max, layer norm after it")
+def _pool_mean(b: Net) -> Value:
+    y = b.permute(b.dense(b.input(2, 6, 3), 4), [0, 2, 1])
+    y = b.apply("pool", y, how="max", kernel=(2,), stride=(2,), pads=(0,), ceil=False)
+    return b.reshape(b.layer_norm(b.permute(y, [0, 2, 1])), [6, 4])
+
+
+def _scaled_output() -> Graph:
+    b = Net()
+    y = b.apply("sum", b.apply("relu", hidden(b, 5)), axes=(1,), keep=True, mean=True)
+    return b.output(y)
+
+
+CASES["sum: a mean that is the output"] = _scaled_output
+
+
+@case("take_many: from the end")
+def _take_many_end(b: Net) -> Value:
+    i, j = b.literal(np.array([0, -1]), "int64"), b.literal(np.array([1, 2]), "int64")
+    bias = b.emit("take_many", [b.weight(2, 3, 5), i, j], {"axes": [0, 1]}).output
+    return b.apply("relu", b.apply("add", b.dense(b.input(2, 3), 5), bias))

@@ -61,13 +61,18 @@ class Net(Builder):
         return out
 
     def weight(
-        self, *shape: int, data: Any = None, role: str = "parameter", dtype: str = "float64"
+        self,
+        *shape: int,
+        data: Any = None,
+        role: str = "parameter",
+        dtype: str = "float64",
+        spread: float = 0.6,
     ) -> Weight:
         """A weight with random values (or ``data``)."""
         name = f"w{len(self.graph.weights)}"
         if data is None:
             rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-            data = rng.standard_normal(shape) * 0.6 + 0.05
+            data = (rng.standard_normal(shape) + 0.1) * spread
         array = np.asarray(data)
         out = Weight(name, array.shape, dtype, read=lambda: array, role=role)
         self.graph.weights.append(out)

@@ -1,0 +1,33 @@
+"""Every mutant of the semantics is caught by a graph that passes without it (test_growth_rows.py)."""
+
+import pytest
+
+from tests.rules.elementwise_cases import cases
+from tests.rules.growing import Wrong, grow_everything
+from tests.rules.mutants import MUTANTS
+from tests.rules.structure_cases import CASES
+
+
+def build(name):
+    if name in CASES:
+        return CASES[name]()
+    kind, _, context = name.partition(": ")
+    return cases(kind)[context]()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)
+def test_a_mutant_is_caught(mutant, monkeypatch):
+    mutant.patch(monkeypatch)
+    survived = []
+    for name in mutant.cases:
+        try:
+            grow_everything(build(name))
+        except (Wrong, AssertionError, IndexError, KeyError, ValueError):
+            return
+        survived.append(name)
+    pytest.fail(f"{mutant.name!r} survived {survived}")
+
+
+def test_there_are_enough():
+    assert len(MUTANTS) >= 60
+    assert len({m.name for m in MUTANTS}) == len(MUTANTS)
