@@ -1,7 +1,8 @@
 """A copy of an ONNX model under edit: constants, attributes, weights, inserted nodes.
 
-Nothing here touches the source model: its nodes and values are found again in the copy by position and
-name, constants that others use are replaced for one use, and weights are recipes until they are saved.
+Nothing here touches the source model: its nodes and values are found again in the copy by position
+and name, constants that others use are replaced for one use, and weights are recipes until they are
+saved.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Editor:
         self.used.add(name)
         return name
 
-    # -- constants and attributes ---------------------------------------------------------------------
+    # -- constants and attributes --------------------------------------------------------------
 
     def constant(self, data: Any, dtype: str, base: str) -> ir.Value:
         """A new initialiser."""
@@ -75,13 +76,17 @@ class Editor:
         self._values[name] = value
         return value
 
-    def replace_constant(self, node: ir.Node, i: int, data: Array, dtype: str | None = None) -> None:
-        """The constant at one input changes for this node alone, keeping its name if no one shares it."""
+    def replace_constant(
+        self, node: ir.Node, i: int, data: Array, dtype: str | None = None
+    ) -> None:
+        """The constant at one input changes for this node alone; it keeps a name of its own."""
         old = node.inputs[i]
         assert old is not None
         kind = dtype or dtype_name(old.dtype if old.dtype is not None else stored(old).dtype)
         name = str(old.name)
-        sole = len(old.uses()) == 1 and not old.is_graph_output() and name in self.graph.initializers
+        sole = (
+            len(old.uses()) == 1 and not old.is_graph_output() and name in self.graph.initializers
+        )
         if sole:
             del self.graph.initializers[name]
             self.used.discard(name)
@@ -107,9 +112,11 @@ class Editor:
         elif kind in ("input", "entry", "scalar"):
             self.replace_constant(node, rest[0], edit.data)
         else:
-            raise OutputError(f"a constant at {edit.slot.role} of {node.op_type} cannot be rewritten")
+            raise OutputError(
+                f"a constant at {edit.slot.role} of {node.op_type} cannot be rewritten"
+            )
 
-    # -- weights ------------------------------------------------------------------------------------
+    # -- weights -------------------------------------------------------------------------------
 
     def weights(self, edits: Sequence[WeightEdit], separate: Mapping[str, list[Any]]) -> None:
         """``separate`` lists, by initialiser, the weights that stand for one use each."""
@@ -132,7 +139,9 @@ class Editor:
                 return  # the first use keeps the tensor
             self.used.discard(name)
         tensor = stored(old)
-        new = ir.Value(name=self.fresh_name(name), type=old.type, shape=old.shape, const_value=tensor)
+        new = ir.Value(
+            name=self.fresh_name(name), type=old.type, shape=old.shape, const_value=tensor
+        )
         new.metadata_props.update(old.metadata_props)
         self._release_name(old)
         self.graph.register_initializer(new)
@@ -157,9 +166,7 @@ class Editor:
         for name, transposed in storage.twins:
             shape = recipe.shape[::-1] if transposed else recipe.shape
             turned: Callable[[], Array] = _recipe(tensor, recipe)
-            self._store(
-                self.value(name), (lambda f=turned: f().T) if transposed else turned, shape
-            )
+            self._store(self.value(name), _transposed(turned) if transposed else turned, shape)
 
     def _lifted(self, value: ir.Value) -> ir.Value:
         """A Constant node becomes an initialiser of the same name."""
@@ -181,22 +188,33 @@ class Editor:
         name = str(value.name)
         value.const_value = ir.LazyTensor(
             lambda: ir.Tensor(np.ascontiguousarray(make()), dtype=dtype, name=name),
-            dtype=dtype, shape=sizes, cache=False, name=name,
+            dtype=dtype,
+            shape=sizes,
+            cache=False,
+            name=name,
         )
         value.shape = sizes
 
-    # -- nodes --------------------------------------------------------------------------------------
+    # -- nodes ---------------------------------------------------------------------------------
 
     def insert(
-        self, before: ir.Node, op: str, inputs: Sequence[ir.Value | None], base: str,
+        self,
+        before: ir.Node,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        base: str,
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
         """A new node before another one, with its metadata; returns its result."""
         like = next((v.dtype for v in inputs if v is not None and v.dtype is not None), None)
         out = ir.Value(name=self.fresh_name(base), type=ir.TensorType(like) if like else None)
         node = ir.node(
-            op, list(inputs), attributes=dict(attributes or {}), outputs=[out],
-            name=self.fresh_name(f"node_{base}"), metadata_props=dict(before.metadata_props),
+            op,
+            list(inputs),
+            attributes=dict(attributes or {}),
+            outputs=[out],
+            name=self.fresh_name(f"node_{base}"),
+            metadata_props=dict(before.metadata_props),
         )
         owner = before.graph
         assert owner is not None
@@ -212,12 +230,11 @@ class Editor:
     def remove_unused(self) -> None:
         """Drop what the edits left without use; what had no use before stays."""
         idle = {
-            id(self._nodes[n]) for n in self.source.graph.all_nodes()
+            id(self._nodes[n])
+            for n in self.source.graph.all_nodes()
             if not any(v.uses() or v.is_graph_output() for v in n.outputs)
         }
-        idle_constants = {
-            n for n, v in self.source.graph.initializers.items() if not v.uses()
-        }
+        idle_constants = {n for n, v in self.source.graph.initializers.items() if not v.uses()}
         for node in reversed(list(self.graph)):
             if id(node) not in idle and not any(
                 v.uses() or v.is_graph_output() for v in node.outputs
@@ -232,3 +249,7 @@ class Editor:
 def _recipe(tensor: Any, recipe: Expansion) -> Callable[[], Array]:
     """The grown tensor, computed when it is written."""
     return lambda: recipe.apply(read(tensor))
+
+
+def _transposed(make: Callable[[], Array]) -> Callable[[], Array]:
+    return lambda: make().T

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ EXTERNAL_BYTES = 1024
 def apply_script(
     carrier: OnnxCarrier, script: EditScript, hints: Mapping[str, int] | None = None
 ) -> OnnxCarrier:
-    """Apply a script to a copy of the carrier; its weights are computed when they are read or saved.
+    """Apply a script to a copy of the carrier; its weights are computed when they are read or
+    saved.
 
     ``hints`` are those that the view was built with.
     """
@@ -51,8 +53,8 @@ def apply_script(
     for b in script.interface:
         if not b.output:
             _resize_input(editor, b.name, b.axis, b.size)
-    grown = OnnxCarrier(
-        editor.model, None, carrier.shared, dict(carrier.ties), [], carrier.external, carrier.reads
+    grown = replace(
+        carrier, model=editor.model, path=None, ties=dict(carrier.ties), normalisations=[]
     )
     rewritten = {(e.slot.native, e.slot.role) for e in script.literals}
     after = Resizer(editor, grown, before, script.sizes, rewritten).run()
@@ -70,7 +72,7 @@ def _resize_input(editor: Editor, name: str, axis: int, size: int) -> None:
 
 
 def _record_shapes(editor: Editor, before: Lowering, after: Lowering) -> None:
-    """State every recorded size anew; what is written as an expression goes where it is wrong now."""
+    """State every recorded size anew; expressions that are wrong now are left out."""
     hints = after.hints
     for node in editor.graph.all_nodes():
         for v in node.outputs:
@@ -80,7 +82,9 @@ def _record_shapes(editor: Editor, before: Lowering, after: Lowering) -> None:
             if len(v.shape) != len(value.shape):
                 v.shape = None
                 continue
-            v.shape = ir.Shape([_size(d, n, hints) for d, n in zip(v.shape, value.shape, strict=True)])
+            v.shape = ir.Shape(
+                [_size(d, n, hints) for d, n in zip(v.shape, value.shape, strict=True)]
+            )
 
 
 def _size(recorded: Any, now: int, hints: Mapping[str, int]) -> Any:
@@ -89,7 +93,7 @@ def _size(recorded: Any, now: int, hints: Mapping[str, int]) -> Any:
     return recorded if size_of(recorded, hints) == now else None
 
 
-# -- files --------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------
 
 
 def state_dict(carrier: OnnxCarrier) -> dict[str, Array]:
@@ -104,11 +108,14 @@ def state_dict(carrier: OnnxCarrier) -> dict[str, Array]:
 def save(carrier: OnnxCarrier, path: str | os.PathLike[str], *, check: bool = True) -> Path:
     """Write the model; large weights stream one by one into a file beside it.
 
-    Everything is written and checked in a temporary folder first, so a failure leaves nothing behind.
+    Everything is written and checked in a temporary folder first, so a failure leaves nothing
+    behind.
     """
     target = Path(path)
     if target.is_dir() or not target.parent.is_dir():
-        raise OutputError(f"cannot write {target}: give a file name in an existing folder", path=str(target))
+        raise OutputError(
+            f"cannot write {target}: give a file name in an existing folder", path=str(target)
+        )
     size = sum(v.const_value.nbytes for v in carrier.graph.initializers.values() if v.const_value)
     external = carrier.external or size > PROTO_LIMIT
     data = target.with_name(target.name + ".data")
@@ -119,17 +126,19 @@ def save(carrier: OnnxCarrier, path: str | os.PathLike[str], *, check: bool = Tr
         raise OutputError(f"cannot write {target}: {error}", path=str(target)) from error
     try:
         written = folder / target.name
-        ir.save(
-            carrier.model, written, format="protobuf",
-            external_data=data.name if external else None, size_threshold_bytes=EXTERNAL_BYTES,
-        )
+        _write(carrier, written, data.name if external else None)
         if check:
             onnx.checker.check_model(os.fspath(written), full_check=True)
-        if external and (folder / data.name).exists():
+        if external and _bytes(folder / data.name):
             os.replace(folder / data.name, data)
         os.replace(written, target)
-    except (OSError, ValueError, RuntimeError, onnx.checker.ValidationError,
-            onnx.shape_inference.InferenceError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+    ) as error:
         raise OutputError(
             f"{target} was not written ({type(error).__name__}: {error})", path=str(target)
         ) from error
@@ -138,12 +147,45 @@ def save(carrier: OnnxCarrier, path: str | os.PathLike[str], *, check: bool = Tr
     return target
 
 
+def _write(carrier: OnnxCarrier, path: Path, data: str | None) -> None:
+    """One tensor at a time goes to ``data``; the carrier's own tensors are put back afterwards."""
+    model = carrier.model
+    values = [v for graph in model.graphs() for v in graph.initializers.values()]
+    tensors = [v.const_value for v in values]
+    try:
+        if data is not None:
+            model = ir.external_data.unload_from_model(
+                model, path.parent, data, size_threshold_bytes=EXTERNAL_BYTES
+            )
+        proto = ir.to_proto(model)
+        if carrier.listed is not None:
+            _unlist(proto.graph, carrier.listed)
+        path.write_bytes(proto.SerializeToString())
+    finally:
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+
+
+def _unlist(graph: onnx.GraphProto, listed: frozenset[str]) -> None:
+    """The value_info lists the initialisers that it listed before, no others."""
+    extra = {w.name for w in graph.initializer} - listed
+    kept = [v for v in graph.value_info if v.name not in extra or v.metadata_props]
+    if len(kept) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
+
+
+def _bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
 def _refuse_own_data(carrier: OnnxCarrier, target: Path, data: Path | None) -> None:
     """Weights are read while the file is written, so a file cannot replace what it is read from."""
     for name in (target, data):
         if name is not None and name.resolve() in carrier.reads:
             raise OutputError(
-                f"{name} is where the weights are read from; save under another name", path=str(name)
+                f"{name} is where the weights are read from; save under another name",
+                path=str(name),
             )
 
 

@@ -14,7 +14,9 @@ from meristem.rewrite.errors import OutputError
 from meristem.rewrite.graph import Array, Literal
 
 
-def take(editor: Editor, before: ir.Node, x: ir.Value, axis: int, old: Array, base: str) -> ir.Value:
+def take(
+    editor: Editor, before: ir.Node, x: ir.Value, axis: int, old: Array, base: str
+) -> ir.Value:
     """The old coordinates of an axis: a Slice where they are one run, else a Gather."""
     if np.array_equal(old, np.arange(old[0], old[0] + len(old))):
         bounds = [
@@ -29,8 +31,8 @@ def take(editor: Editor, before: ir.Node, x: ir.Value, axis: int, old: Array, ba
 def statistics(editor: Editor, edit: StatisticsEdit) -> None:
     """y = (x - mean(x_old)) / sqrt(var(x_old) + eps), gain and bias over all coordinates.
 
-    Every step is an operator of its own, so that gradients through mean and variance are right in any
-    training runtime (ONNX.md 6a).
+    Every step is an operator of its own, so that gradients through mean and variance are right in
+    any training runtime (ONNX.md 6a).
     """
     if "reducers" in edit.op.attrs:
         for native in edit.op.attrs["reducers"]:
@@ -41,10 +43,15 @@ def statistics(editor: Editor, edit: StatisticsEdit) -> None:
             node.replace_input_with(0, take(editor, node, x, edit.axis, edit.old, base))
         return
     node = editor.node(edit.op.native)
-    if node.op_type not in ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"):
+    if node.op_type not in (
+        "LayerNormalization",
+        "RMSNormalization",
+        "SimplifiedLayerNormalization",
+    ):
         raise OutputError(
             f"{edit.op.where}: statistics over old coordinates are not written for it",
-            op=node.op_type, place=edit.op.place,
+            op=node.op_type,
+            place=edit.op.place,
         )
     _Norm(editor, node, edit).run()
 
@@ -60,7 +67,7 @@ class _Norm:
         return self.editor.insert(self.node, op, inputs, f"{self.base}_{word}", attributes)
 
     def mean(self, x: ir.Value, word: str) -> ir.Value:
-        """Mean over the axis, which stays as one; the axes moved from attribute to input in opset 18."""
+        """Mean over the axis, which stays as one; its number is an input from opset 18 on."""
         if self.editor.source.version() < 18:
             return self.add("ReduceMean", [x], word, axes=[self.edit.axis], keepdims=1)
         axes = self.editor.ints([self.edit.axis], f"{self.base}_{word}_axes")
@@ -81,11 +88,13 @@ class _Norm:
             old = self.add("Sub", [old, mean], "centred")
             x = self.add("Sub", [x, mean], "deviation")
         var = self.mean(self.add("Mul", [old, old], "square"), "variance")
-        total = self.add("Add", [var, editor.constant(self._epsilon(), dtype, f"{self.base}_epsilon")], "sum")
+        total = self.add(
+            "Add", [var, editor.constant(self._epsilon(), dtype, f"{self.base}_epsilon")], "sum"
+        )
         root = self.add("Sqrt", [total], "root")
         y = self.add("Div", [x, root], "normal")
         if narrow:
-            y = self.add("Cast", [y], "narrow", to=int(node.inputs[0].dtype or 1))  # type: ignore[union-attr]
+            y = self.add("Cast", [y], "narrow", to=int(node.outputs[0].dtype or 1))
         if len(node.inputs) > 1 and node.inputs[1] is not None:
             y = self.add("Mul", [y, node.inputs[1]], "gained")
         if len(node.inputs) > 2 and node.inputs[2] is not None:
@@ -125,7 +134,7 @@ def stand_in(editor: Editor, old: ir.Value, new: ir.Value) -> None:
 
 
 def boundary(editor: Editor, edit: BoundaryEdit) -> None:
-    """The interface stays: an output is read at its old coordinates, an input is padded with zeros."""
+    """The interface stays: outputs are read at old coordinates, inputs are padded with zeros."""
     if edit.output:
         _crop(editor, edit)
     else:
@@ -133,7 +142,7 @@ def boundary(editor: Editor, edit: BoundaryEdit) -> None:
 
 
 def _crop(editor: Editor, edit: BoundaryEdit) -> None:
-    """The grown value is renamed and the crop takes its name; inner users keep reading all of it."""
+    """The grown value is renamed and the crop takes its name; inner users keep all of it."""
     place = next(i for i, v in enumerate(editor.graph.outputs) if v.name == edit.name)
     old = editor.graph.outputs[place]
     last = editor.graph[-1]

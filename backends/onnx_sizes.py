@@ -1,9 +1,9 @@
 """Sizes in an ONNX model: rewritten only where they do not follow by themselves.
 
-A dynamic export reads most sizes from other tensors (``Shape``, slices up to the end, ``-1``), so after
-the weights have grown many vectors are right already. The edited model is lowered again, node by node;
-where a node's sizes differ from what the growth needs, its constants are replaced before it is lowered
-a second time (ONNX.md 4.2).
+A dynamic export reads most sizes from other tensors (``Shape``, slices up to the end, ``-1``), so
+after the weights have grown many vectors are right already. The edited model is lowered again, node
+by node; where a node's sizes differ from what the growth needs, its constants are replaced before
+it is lowered a second time (ONNX.md 4.2).
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Resizer(Lowering):
                 raise OutputError(
                     f"{node.op_type} {node.name or ''} cannot be given the sizes "
                     f"{[(e.old, e.new) for e in open_ or edits]}; please report this operator",
-                    op=node.op_type, place=self._last_place,
+                    op=node.op_type,
+                    place=self._last_place,
                 )
         _follow_heads(self.editor, node, self.values)
 
@@ -83,7 +84,7 @@ class Resizer(Lowering):
         for v in node.outputs:
             self.values.pop(v, None)
 
-    # -- does a size follow by itself? ------------------------------------------------------------------
+    # -- does a size follow by itself? ---------------------------------------------------------
 
     def _satisfied(self, node: ir.Node, edit: SizeEdit) -> bool:
         """Is the size at the edit's slot what the growth needs?"""
@@ -96,7 +97,7 @@ class Resizer(Lowering):
             return value.shape[edit.index] == edit.new  # folded: a tensor made of its shape
         return False
 
-    # -- writing ----------------------------------------------------------------------------------------
+    # -- writing -------------------------------------------------------------------------------
 
     def _write(self, node: ir.Node, edits: Sequence[SizeEdit], *, force: bool) -> None:
         vectors: dict[int, dict[int, int]] = {}
@@ -177,9 +178,7 @@ class Resizer(Lowering):
             raise OutputError(f"the sizes of {node.op_type} {node.name or ''} depend on data")
         return got.data
 
-    def _vector_input(
-        self, node: ir.Node, i: int, entries: dict[int, int], *, force: bool
-    ) -> None:
+    def _vector_input(self, node: ir.Node, i: int, entries: dict[int, int], *, force: bool) -> None:
         """Give an input vector new entries; the ones that infer or broadcast stay unless forced."""
         raw = self._known(node, i).ravel()
         if not force:
@@ -216,7 +215,10 @@ class Resizer(Lowering):
         if producer is not None and producer.op_type in _PLAIN and producer.inputs[0] is not None:
             inner = self._vector(node, producer.inputs[0], entries)
             return self._added(
-                node, producer.op_type, [inner, *producer.inputs[1:]], base,
+                node,
+                producer.op_type,
+                [inner, *producer.inputs[1:]],
+                base,
                 {k: a.value for k, a in producer.attributes.items()},
             )
         return self._scaled(node, v, entries, base)
@@ -247,12 +249,16 @@ class Resizer(Lowering):
             common = gcd(old, n) or 1
             num[k], den[k] = n // common, old // common
         kind = "int32" if v.dtype == ir.DataType.INT32 else "int64"
-        num, den = num.reshape(now.data.shape), den.reshape(now.data.shape)
-        up = self._added(node, "Mul", [v, self.editor.constant(num, kind, f"{base}_num")], base)
-        return self._added(node, "Div", [up, self.editor.constant(den, kind, f"{base}_den")], base)
+        up = self.editor.constant(num.reshape(now.data.shape), kind, f"{base}_num")
+        down = self.editor.constant(den.reshape(now.data.shape), kind, f"{base}_den")
+        return self._added(node, "Div", [self._added(node, "Mul", [v, up], base), down], base)
 
     def _added(
-        self, node: ir.Node, op: str, inputs: list[ir.Value | None], base: str,
+        self,
+        node: ir.Node,
+        op: str,
+        inputs: list[ir.Value | None],
+        base: str,
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
         out = self.editor.insert(node, op, inputs, base, attributes)
@@ -261,7 +267,7 @@ class Resizer(Lowering):
         super().step(made)
         return out
 
-    # -- numbers that a program computes from sizes ------------------------------------------------------
+    # -- numbers that a program computes from sizes --------------------------------------------
 
     def _keep_numbers(self, node: ir.Node) -> None:
         """A float computed from a size that grew (a scale of 1/sqrt(d)) keeps its old value."""
@@ -278,8 +284,9 @@ class Resizer(Lowering):
                 continue
             if then in self.before.b.moving and not self._steady(w, then):
                 raise OutputError(
-                    f"{old.op_type} {old.name or ''} uses a number that depends on a dynamic size and "
-                    "on one that grows", op=old.op_type,
+                    f"{old.op_type} {old.name or ''} uses a number that depends on a "
+                    "dynamic size and on one that grows",
+                    op=old.op_type,
                 )
             self.editor.replace_constant(node, i, then.data, then.dtype)
 
@@ -317,8 +324,8 @@ def _follow_heads(editor: Editor, node: ir.Node, values: Mapping[ir.Value, Any])
     """Head counts that a fused operator repeats although its operands show them."""
     names = {"RotaryEmbedding": ("num_heads",), "Attention": ("q_num_heads", "kv_num_heads")}
     for i, name in enumerate(names.get(node.op_type, ())):
-        x = values.get(node.inputs[i]) if node.inputs[i] is not None else None  # type: ignore[arg-type]
-        known = node.attributes.get(name)
-        if isinstance(x, Value) and len(x.shape) == 4 and known is not None and known.value:
-            if int(known.value) != x.shape[1]:
-                editor.set_attribute(node, name, int(x.shape[1]))
+        x, known = values.get(node.inputs[i]), node.attributes.get(name)  # type: ignore[arg-type]
+        if not isinstance(x, Value) or len(x.shape) != 4 or known is None or not known.value:
+            continue
+        if int(known.value) != x.shape[1]:
+            editor.set_attribute(node, name, int(x.shape[1]))

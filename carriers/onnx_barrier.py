@@ -1,4 +1,4 @@
-"""What the vocabulary cannot express: result shapes of barriers, and constants through the reference."""
+"""What the vocabulary cannot express: shapes of barriers, constants through the reference."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ from meristem.carriers.onnx_values import dtype_name, dtype_of, size_of
 from meristem.rewrite.graph import Literal, Shape, Value
 
 # Results of these differ from run to run, so they are never constants.
-_RANDOM = frozenset({
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli",
-    "Multinomial",
-})
+_RANDOM = frozenset(
+    {
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Bernoulli",
+        "Multinomial",
+    }
+)
 
 
 def reference_fold(
@@ -47,7 +53,7 @@ def reference_fold(
 def result_shapes(
     node: ir.Node, operands: Sequence[Any], carrier: OnnxCarrier, hints: Mapping[str, int]
 ) -> list[Shape]:
-    """Shapes of a barrier's results: as recorded, else as ONNX infers them, else like the operand."""
+    """Shapes of a barrier's results: as recorded, else as ONNX infers them, else the operand's."""
     recorded = [_recorded(v, hints) for v in node.outputs]
     if all(s is not None for s in recorded):
         return [s for s in recorded if s is not None]

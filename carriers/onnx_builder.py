@@ -22,9 +22,10 @@ Site = tuple[Any, str, str]  # native node, place, origin
 class FoldingBuilder(Builder):
     """``Builder`` with constant folding.
 
-    ``moving`` are literals that depend on the size of a dynamic axis: their values hold for the hints
-    only, so they have no slot. ``filled`` remembers tensors made of a shape and one number: they are
-    built again as an operator where a real one uses them, since their sizes can then be rewritten.
+    ``moving`` are literals that depend on the size of a dynamic axis: their values hold for the
+    hints only, so they have no slot. ``filled`` remembers tensors made of a shape and one number:
+    they are built again as an operator where a real one uses them, since their sizes can then be
+    rewritten.
     """
 
     def __init__(self) -> None:

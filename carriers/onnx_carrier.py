@@ -1,4 +1,4 @@
-"""The ONNX carrier: a model whose weights stay in its file, and what analysis must know about it."""
+"""The ONNX carrier: a model whose weights stay in its file, and the facts that analysis needs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from meristem.carriers.onnx_values import is_float, size_of
 
-# Sizes that stand for dynamic axes: primes, so that products of them and of weights cannot coincide.
+# Sizes that stand for dynamic axes: primes, so that products of them and of weights cannot
+# coincide.
 _PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
 _SPATIAL = (64, 96, 128, 160)
 
@@ -20,9 +21,9 @@ _SPATIAL = (64, 96, 128, 160)
 class Storage:
     """Where a weight of the view lives: an initialiser (or the result of a Constant node) by name.
 
-    ``use`` is the one input (node, position) that this weight stands for, where the file shares a small
-    tensor between uses that are not tied; None where all uses are meant. ``twins`` are further
-    initialisers that hold the same numbers, with whether they are transposed.
+    ``use`` is the one input (node, position) that this weight stands for, where the file shares a
+    small tensor between uses that are not tied; None where all uses are meant. ``twins`` are
+    further initialisers that hold the same numbers, with whether they are transposed.
     """
 
     name: str
@@ -34,9 +35,9 @@ class Storage:
 class OnnxCarrier:
     """A normalised ``onnx_ir.Model`` and the facts that the view and the backend share.
 
-    ``shared`` are initialisers that stay one weight for all their uses; every other one that is used
-    several times counts as one weight for each use. ``ties`` maps an initialiser that repeats another
-    one to (its name, transposed). Nothing in the model is changed for either.
+    ``shared`` are initialisers that stay one weight for all their uses; every other one that is
+    used several times counts as one weight for each use. ``ties`` maps an initialiser that repeats
+    another one to (its name, transposed). Nothing in the model is changed for either.
     """
 
     model: ir.Model
@@ -45,7 +46,10 @@ class OnnxCarrier:
     ties: dict[str, tuple[str, bool]] = field(default_factory=dict)
     normalisations: list[str] = field(default_factory=list)
     external: bool = False
-    reads: frozenset[Path] = frozenset()  # files that weights are read from until they are saved
+    reads: frozenset[Path] = frozenset()
+    """Files that weights are read from until they are saved."""
+    listed: frozenset[str] | None = None
+    """Initialisers that the file's value_info lists (it need not); None where nothing is known."""
 
     @property
     def graph(self) -> ir.Graph:
@@ -77,7 +81,8 @@ class OnnxCarrier:
     def hints(self, given: Mapping[str, int] | None = None) -> dict[str, int]:
         """A size for every dynamic axis: the given one, or a prime that divides no weight's axis.
 
-        First axes share one size whatever their symbols: exporters name the batch of every input anew.
+        First axes share one size whatever their symbols: exporters name the batch of every input
+        anew.
         """
         given = dict(given or {})
         sizes = {int(n) for v in self.graph.initializers.values() for n in _sizes(v) if int(n) > 1}

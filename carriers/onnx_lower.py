@@ -1,7 +1,8 @@
 """Lowering a whole ONNX graph: one pass over its nodes, sizes computed on the way.
 
 Dynamic axes are bound to hints, so every shape is a number and every shape computation a literal.
-The backend drives the same pass over an edited model, node by node, to see what its size vectors give.
+The backend drives the same pass over an edited model, node by node, to see what its size vectors
+give.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-import meristem.carriers.onnx_ops_all  # noqa: F401  (fills the lowering table)
+import meristem.carriers.onnx_ops_all
 import meristem.rewrite.semantics  # noqa: F401  (fills the registry)
 from meristem.carriers.onnx_barrier import reference_fold, result_shapes
 from meristem.carriers.onnx_builder import FoldingBuilder
@@ -25,7 +26,7 @@ from meristem.rewrite.graph import Graph, Input, Literal, Op, Value
 
 
 class Lowering:
-    """State of one pass: ``values`` maps the carrier's values to the view's (or to sequences of them)."""
+    """State of one pass: ``values`` maps the carrier's values to the view's, or lists of them."""
 
     def __init__(self, carrier: OnnxCarrier, hints: Mapping[str, int] | None = None) -> None:
         self.carrier = carrier
@@ -69,15 +70,16 @@ class Lowering:
         for v in self.carrier.inputs():
             if v.shape is None:
                 raise CarrierError(
-                    f"the input {v.name} states no shape; give it one (symbols for dynamic axes) with "
-                    "onnx.shape_inference or at export", input=v.name,
+                    f"the input {v.name} states no shape; give it one at export, with symbols for "
+                    "dynamic axes",
+                    input=v.name,
                 )
             dynamic = {a: symbol(v, a) for a, n in enumerate(v.shape) if not isinstance(n, int)}
             value = Input(str(v.name), shapes[str(v.name)], dtype_name(v.dtype), dynamic=dynamic)
             self.values[v] = value
             self.b.graph.inputs.append(value)
 
-    # -- nodes --------------------------------------------------------------------------------------
+    # -- nodes ---------------------------------------------------------------------------------
 
     def step(self, node: ir.Node) -> None:
         """Lower one node; its results are in ``values`` afterwards."""
@@ -165,17 +167,18 @@ class Lowering:
 
     def _captured(self, node: ir.Node) -> list[Any]:
         """Outer values that a node's subgraphs read."""
-        out = []
+        out: list[Any] = []
         for attribute in node.attributes.values():
             graphs = (
-                [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH
-                else list(attribute.as_graphs()) if attribute.type == ir.AttributeType.GRAPHS else []
+                [attribute.as_graph()]
+                if attribute.type == ir.AttributeType.GRAPH
+                else list(attribute.as_graphs())
+                if attribute.type == ir.AttributeType.GRAPHS
+                else []
             )
             for graph in graphs:
-                for inner in graph.all_nodes():
-                    for v in inner.inputs:
-                        if v is not None and v in self.values:
-                            out.append(self.values[v])
+                read = (v for inner in graph.all_nodes() for v in inner.inputs if v is not None)
+                out.extend(self.values[v] for v in read if v in self.values)
         return list(dict.fromkeys(v for v in out if isinstance(v, Value)))
 
     def _check(self, recorded: ir.Value, value: Value) -> None:
@@ -189,9 +192,10 @@ class Lowering:
         if not same:
             raise CarrierError(
                 f"{recorded.name}: the operators give the shape {value.shape}, the file records "
-                f"{known}; if the record is stale, remove it (onnx.shape_inference writes it anew), "
-                "otherwise please report this operator",
-                value=recorded.name, place=self._last_place,
+                f"{known}; if the record is stale, remove it (onnx.shape_inference writes it "
+                "anew), otherwise please report this operator",
+                value=recorded.name,
+                place=self._last_place,
             )
 
 

@@ -1,7 +1,7 @@
 """The lowering table of ONNX: operator type -> calls of the builder.
 
-One small function for each operator type, registered by name. It receives one ``Call`` and returns a
-Value, or a list of them. What has no row, or declines by raising ``Declined``, becomes a barrier.
+One small function for each operator type, registered by name. It receives one ``Call`` and returns
+a Value, or a list of them. What has no row, or declines by raising ``Declined``, becomes a barrier.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Lowering = Callable[["Call"], Any]
 TABLE: dict[tuple[str, str], Lowering] = {}
 
 
-class Declined(Exception):  # noqa: N818  (not an error: the operator becomes a barrier)
+class Declined(Exception):
     """A lowering cannot express this use of its operator."""
 
 

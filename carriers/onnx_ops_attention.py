@@ -13,7 +13,8 @@ from meristem.rewrite.graph import Value
 
 @onnx("Attention")
 def attention(c: Call) -> list[Any]:
-    """Attention-23: (batch, heads, length, size), or (batch, length, heads * size) with head counts.
+    """Attention-23: (batch, heads, length, size), or (batch, length, heads * size) with head
+    counts.
 
     Results: the attention, and on demand keys and values with the past in front of them.
     """
@@ -36,12 +37,22 @@ def attention(c: Call) -> list[Any]:
             keep = np.tril(keep, past + (0 if causal else right))
         if left >= 0:
             keep = np.triu(keep, past - left)
-        hidden = c.b.apply("where", c.b.literal(keep, "bool"), c.b.literal(0.0, q.dtype),
-                           c.b.literal(-np.inf, q.dtype))
+        hidden = c.b.apply(
+            "where",
+            c.b.literal(keep, "bool"),
+            c.b.literal(0.0, q.dtype),
+            c.b.literal(-np.inf, q.dtype),
+        )
         mask = _joined(c, mask, hidden)
         causal = False
     y = c.b.attention(
-        q, k, v, scale=c.attr("scale"), scale_role=("attr", "scale"), mask=mask, causal=causal,
+        q,
+        k,
+        v,
+        scale=c.attr("scale"),
+        scale_role=("attr", "scale"),
+        mask=mask,
+        causal=causal,
         after_scale=_cap(c),
     )
     if flat:

@@ -74,7 +74,11 @@ def one_hot(c: Call) -> Value:
 @onnx("TopK")
 def top_k(c: Call) -> list[Any]:
     x, k = c.x(0), int(c.const(1).ravel()[0])
-    at = {"axis": c.attr("axis", -1) % len(x.shape), "descending": bool(c.attr("largest", 1)), "k": k}
+    at = {
+        "axis": c.attr("axis", -1) % len(x.shape),
+        "descending": bool(c.attr("largest", 1)),
+        "k": k,
+    }
     out: list[Any] = [c.b.apply("scan", x, how="topk", **at)]
     out.append(c.b.apply("scan", x, how="topk_index", dtype="int64", **at) if c.wants(1) else None)
     return out
@@ -102,7 +106,7 @@ def trilu(c: Call) -> Value:
     return c.b.apply("scan", c.x(0), how="triu" if c.attr("upper", 1) else "tril", k=k)
 
 
-# -- tensors from sizes ------------------------------------------------------------------------------
+# -- tensors from sizes ------------------------------------------------------------------------
 
 
 @onnx("Shape")
@@ -138,7 +142,10 @@ def constant_of_shape(c: Call) -> Value:
     value = 0.0 if tensor is None else tensor.numpy().ravel()[0]
     dtype = "float32" if tensor is None else dtype_name(tensor.dtype)
     out = c.b.apply(
-        "full", shape=tuple(c.ints(0)), value=value, dtype=dtype,
+        "full",
+        shape=tuple(c.ints(0)),
+        value=value,
+        dtype=dtype,
         slots={"shape": c.b.slot(("shape", 0, 0))},
     )
     if c.is_moving(0) and isinstance(out, Literal):
@@ -151,7 +158,11 @@ def range_(c: Call) -> Value:
     start, limit, step = (np.asarray(c.const(i)).ravel()[0] for i in range(3))
     count = max(int(np.ceil((limit - start) / step)), 0)
     out = c.b.apply(
-        "range", start=start, step=step, length=count, dtype=c.x(0).dtype,
+        "range",
+        start=start,
+        step=step,
+        length=count,
+        dtype=c.x(0).dtype,
         slots={} if c.is_moving(1) else {"end": c.b.slot(("scalar", 1))},
     )
     if any(c.is_moving(i) for i in range(3)) and isinstance(out, Literal):
@@ -163,5 +174,5 @@ def range_(c: Call) -> Value:
 def eye_like(c: Call) -> Value:
     x = c.x(0)
     dtype = x.dtype if c.attr("dtype") is None else c.type_of()
-    eye = np.eye(*x.shape, k=int(c.attr("k", 0)))
+    eye = np.eye(x.shape[0], x.shape[1], k=int(c.attr("k", 0)))
     return to_type(c, c.b.literal(eye, "float32"), dtype)

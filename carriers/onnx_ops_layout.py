@@ -1,4 +1,4 @@
-"""ONNX operators that move coordinates: reshape, transpose, slice, split, concat, pad, sequences."""
+"""ONNX operators that move coordinates: reshape, transpose, slice, split, concat, sequences."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ def flatten(c: Call) -> Value:
 def squeeze(c: Call) -> Value:
     x = c.x(0)
     axes = c.ints_of(1, "axes")
-    gone = [a for a, n in enumerate(x.shape) if n == 1] if axes is None else axes_of(axes, len(x.shape))
+    gone = (
+        [a for a, n in enumerate(x.shape) if n == 1]
+        if axes is None
+        else axes_of(axes, len(x.shape))
+    )
     return c.b.reshape(x, [n for a, n in enumerate(x.shape) if a not in gone])
 
 
@@ -109,8 +113,14 @@ def slice_(c: Call) -> Value:
         raise Declined("no bounds")
     axes = c.ints_of(3, "axes") or list(range(len(starts)))
     steps = c.ints_of(4, "steps") or [1] * len(starts)
-    where = [("entry", 1), ("entry", 2)] if c.has(1) else [("attr_entry", "starts"), ("attr_entry", "ends")]
-    for k, (start, end, axis, step) in enumerate(zip(starts, ends, axes_of(axes, rank), steps, strict=True)):
+    where = (
+        [("entry", 1), ("entry", 2)]
+        if c.has(1)
+        else [("attr_entry", "starts"), ("attr_entry", "ends")]
+    )
+    for k, (start, end, axis, step) in enumerate(
+        zip(starts, ends, axes_of(axes, rank), steps, strict=True)
+    ):
         n = y.shape[axis]
         if step == -1 and len(range(*slice(start, _low(end, n), -1).indices(n))) == n:
             y = c.b.apply("rearrange", y, how="flip", axes=(axis,))
@@ -166,7 +176,7 @@ def space_to_depth(c: Call) -> Value:
     return c.b.reshape(y, [n, ch * b * b, h // b, w // b])
 
 
-# -- sequences: exporters spell a split as a sequence and its elements ------------------------------
+# -- sequences: exporters spell a split as a sequence and its elements -------------------------
 
 
 @onnx("SplitToSequence")

@@ -52,8 +52,13 @@ def einsum(c: Call) -> Value:
     text = (text.decode() if isinstance(text, bytes) else text).replace(" ", "")
     left, arrow, right = text.partition("->")
     terms = [_labels(t, len(v.shape)) for t, v in zip(left.split(","), values, strict=True)]
-    rank = max((len(v.shape) - len(t.replace("...", "")) for t, v in
-                zip(left.split(","), values, strict=True)), default=0)
+    rank = max(
+        (
+            len(v.shape) - len(t.replace("...", ""))
+            for t, v in zip(left.split(","), values, strict=True)
+        ),
+        default=0,
+    )
     out = _labels(right, len(right.replace("...", "")) + (rank if "..." in right else 0))
     if not arrow:
         every = [k for t in terms for k in t]
@@ -97,7 +102,10 @@ def _product(
                 names[side][i] = 10_000 + side * 1_000 + i
     shift = {k: i for i, k in enumerate(dict.fromkeys((*names[0], *names[1], *out)))}
     return c.b.contract(
-        a[0], b[0], [shift[k] for k in names[0]], [shift[k] for k in names[1]],
+        a[0],
+        b[0],
+        [shift[k] for k in names[0]],
+        [shift[k] for k in names[1]],
         [shift[k] for k in out],
     )
 
@@ -107,11 +115,14 @@ def conv(c: Call) -> Value:
     x, w = c.x(0), c.x(1)
     rank = len(x.shape) - 2
     return c.b.convolution(
-        x, w, c.maybe(2),
+        x,
+        w,
+        c.maybe(2),
         stride=c.attr("strides") or [1] * rank,
         pads=window_pads(c, x.shape[2:], w.shape[2:]),
         dilation=c.attr("dilations") or [1] * rank,
-        groups=int(c.attr("group", 1)), groups_role=("attr", "group"),
+        groups=int(c.attr("group", 1)),
+        groups_role=("attr", "group"),
     )
 
 

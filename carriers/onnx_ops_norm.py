@@ -47,7 +47,9 @@ def rms_norm(c: Call) -> Value:
     if c.wants(1):
         raise Declined("the reciprocal deviation is used")
     axes = range(c.attr("axis", -1) % len(x.shape), len(x.shape))
-    return affine(c, c.b.norm(x, axes, float(c.attr("epsilon", 1e-5)), False, EPSILON), c.x(1), None)
+    return affine(
+        c, c.b.norm(x, axes, float(c.attr("epsilon", 1e-5)), False, EPSILON), c.x(1), None
+    )
 
 
 @onnx("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")

@@ -28,7 +28,9 @@ def _sum(c: Call, x: Value, axes: Sequence[int], *, mean: bool = False) -> Value
 def reduce_sum(c: Call) -> Value:
     x = c.x(0)
     axes = _axes(c, x)
-    return _sum(c, x, axes, mean=c.node.op_type == "ReduceMean") if axes else c.b.apply("identity", x)
+    return (
+        _sum(c, x, axes, mean=c.node.op_type == "ReduceMean") if axes else c.b.apply("identity", x)
+    )
 
 
 @onnx("ReduceSumSquare", "ReduceL2")
@@ -107,6 +109,11 @@ def _pool(c: Call, how: str, filler: float, x: Value | None = None) -> Value:
     if any(lo or hi for lo, hi in pads):
         x = c.b.apply("pad", x, pads=((0, 0), (0, 0), *pads), value=filler)
     return c.b.apply(
-        "pool", x, how=how, kernel=tuple(kernel), pads=(0,) * len(kernel),
-        stride=tuple(c.attr("strides") or [1] * len(kernel)), ceil=bool(c.attr("ceil_mode", 0)),
+        "pool",
+        x,
+        how=how,
+        kernel=tuple(kernel),
+        pads=(0,) * len(kernel),
+        stride=tuple(c.attr("strides") or [1] * len(kernel)),
+        ceil=bool(c.attr("ceil_mode", 0)),
     )

@@ -16,8 +16,9 @@ _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 def place_of(node: ir.Node) -> str:
     """The dotted path of the module that a node belongs to; empty where the file does not say.
 
-    torch.export's files hold a list of scopes whose last entry is the operator, older ones a path in
-    the node's name (``/model/layers.0/mlp/MatMul``), and rewritten nodes only their weights' names.
+    torch.export's files hold a list of scopes whose last entry is the operator, older ones a path
+    in the node's name (``/model/layers.0/mlp/MatMul``), and rewritten nodes only their weights'
+    names.
     """
     scopes = _list(node.metadata_props.get(_SCOPES))
     if scopes:
@@ -53,7 +54,7 @@ def _list(text: Any) -> list[str]:
 
 def folded_from(value: ir.Value) -> list[str]:
     """What an exporter computed an initialiser from: operators and stored tensors."""
-    return _list(value.metadata_props.get(_FOLDED))
+    return _list(_record(value, _FOLDED))
 
 
 def stored_names(value: ir.Value) -> list[str]:
@@ -63,7 +64,15 @@ def stored_names(value: ir.Value) -> list[str]:
 
 def kind_of(value: ir.Value) -> str:
     """What torch.export called the tensor: PARAMETER, BUFFER, CONSTANT_TENSOR, or empty."""
-    return str(value.metadata_props.get(_KIND, ""))
+    return str(_record(value, _KIND) or "")
+
+
+def _record(value: ir.Value, key: str) -> str | None:
+    """What an exporter noted on an initialiser, or on its tensor."""
+    noted = value.metadata_props.get(key)
+    if noted is None and value.const_value is not None:
+        noted = value.const_value.metadata_props.get(key)
+    return noted
 
 
 def is_generated(name: str) -> bool:

@@ -16,8 +16,12 @@ from meristem.rewrite.graph import Array
 SMALL_BYTES = 1 << 16
 
 _NAMES = {
-    ir.DataType.FLOAT: "float32", ir.DataType.DOUBLE: "float64", ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16", ir.DataType.BOOL: "bool", ir.DataType.STRING: "string",
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.DOUBLE: "float64",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+    ir.DataType.BOOL: "bool",
+    ir.DataType.STRING: "string",
 }
 _TYPES = {name: dtype for dtype, name in _NAMES.items()}
 
@@ -26,7 +30,7 @@ def dtype_name(dtype: ir.DataType | None) -> str:
     """numpy's word for a type (``float32``); the lower-cased ONNX word where numpy has none."""
     if dtype is None:
         return "unknown"
-    return _NAMES.get(dtype, dtype.name.lower())
+    return _NAMES.get(dtype) or str(dtype.name).lower()
 
 
 def dtype_of(name: str) -> ir.DataType:
@@ -91,13 +95,25 @@ def is_constant_valued(tensor: Any) -> bool:
 
 
 _OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv, ast.Div: operator.floordiv, ast.Mod: operator.mod,
-    ast.Pow: operator.pow, ast.USub: operator.neg,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "Min": min, "Max": max, "min": min, "max": max, "floor": int, "Mod": operator.mod,
-    "FloorDiv": operator.floordiv, "CeilToInt": int, "IntTrueDiv": operator.floordiv,
+    "Min": min,
+    "Max": max,
+    "min": min,
+    "max": max,
+    "floor": int,
+    "Mod": operator.mod,
+    "FloorDiv": operator.floordiv,
+    "CeilToInt": int,
+    "IntTrueDiv": operator.floordiv,
 }
 
 
@@ -126,7 +142,9 @@ def _evaluate(tree: ast.expr, hints: Mapping[str, int]) -> int:
     if isinstance(tree, ast.Name):
         return hints[tree.id]
     if isinstance(tree, ast.BinOp):
-        return int(_OPERATORS[type(tree.op)](_evaluate(tree.left, hints), _evaluate(tree.right, hints)))
+        return int(
+            _OPERATORS[type(tree.op)](_evaluate(tree.left, hints), _evaluate(tree.right, hints))
+        )
     if isinstance(tree, ast.UnaryOp):
         return int(_OPERATORS[type(tree.op)](_evaluate(tree.operand, hints)))
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,10 @@ class Leaves:
         twins = tuple(self._twins.get(key[0], ()))
         out = Weight(
             key[0] if count == 1 else f"{key[0]}#{count}",
-            tuple(int(n) for n in tensor.shape), dtype_name(tensor.dtype),
-            read=lambda t=tensor: read(t), role=role_of(value, tensor),
+            tuple(int(n) for n in tensor.shape),
+            dtype_name(tensor.dtype),
+            read=partial(read, tensor),
+            role=role_of(value, tensor),
             aliases=tuple(n for n, _ in twins),
             native=Storage(key[0], None if node is None else (node, index), twins),
         )
@@ -77,8 +80,8 @@ def is_literal(value: ir.Value, tensor: Any) -> bool:
 def role_of(value: ir.Value, tensor: Any) -> str:
     """parameter, buffer or constant: by torch's own record, else by what the numbers look like.
 
-    A folded tensor that no stored one went into is a constant (a mask); one that a cosine or sine made
-    is a table of angles.
+    A folded tensor that no stored one went into is a constant (a mask); one that a cosine or sine
+    made is a table of angles.
     """
     kind = kind_of(value)
     if kind:
@@ -108,7 +111,14 @@ def unused(carrier: OnnxCarrier, builder: Builder) -> list[Weight]:
     for name, value in carrier.graph.initializers.items():
         tensor = value.const_value
         if name not in known and tensor is not None and is_float(tensor.dtype) and not value.uses():
-            out.append(Weight(name, tuple(int(n) for n in tensor.shape), dtype_name(tensor.dtype),
-                              read=lambda t=tensor: read(t), role=role_of(value, tensor),
-                              native=Storage(name)))
+            out.append(
+                Weight(
+                    name,
+                    tuple(int(n) for n in tensor.shape),
+                    dtype_name(tensor.dtype),
+                    read=partial(read, tensor),
+                    role=role_of(value, tensor),
+                    native=Storage(name),
+                )
+            )
     return out

@@ -23,7 +23,7 @@ def load_onnx(source: Any) -> OnnxCarrier:
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source))
     if isinstance(source, onnx.ModelProto):
-        return _carrier(_deserialised(source), None)
+        return _carrier(_deserialised(source), None, _listed(source))
     if isinstance(source, ir.Model):
         return _carrier(source.clone(), None)
     if isinstance(getattr(source, "model", None), ir.Model):
@@ -31,10 +31,12 @@ def load_onnx(source: Any) -> OnnxCarrier:
     if type(source).__module__.startswith("onnx_graphsurgeon"):
         import onnx_graphsurgeon as gs
 
-        return _carrier(_deserialised(gs.export_onnx(source)), None)
+        proto = gs.export_onnx(source)
+        return _carrier(_deserialised(proto), None, _listed(proto))
     raise CarrierError(
         f"cannot load {type(source).__name__}; give a path, onnx.ModelProto, onnx_ir.Model or "
-        "onnx_graphsurgeon.Graph", source=type(source).__name__,
+        "onnx_graphsurgeon.Graph",
+        source=type(source).__name__,
     )
 
 
@@ -42,18 +44,21 @@ def _from_path(path: Path) -> OnnxCarrier:
     if not path.is_file():
         raise CarrierError(f"there is no file {path}", path=str(path))
     try:
-        model = ir.load(path)
+        proto = onnx.load(path, load_external_data=False)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, path.parent)
     except Exception as error:  # protobuf's own errors have no public home in onnx
         raise CarrierError(
             f"{path} is not a readable ONNX file ({type(error).__name__}: {error}); it may be "
-            "truncated, so copy or export it again", path=str(path),
+            "truncated, so copy or export it again",
+            path=str(path),
         ) from error
     if not model.graph.outputs:
         raise CarrierError(
             f"{path} holds no graph with outputs; it may be truncated, so copy or export it again",
             path=str(path),
         )
-    return _carrier(model, path)
+    return _carrier(model, path, _listed(proto))
 
 
 def _deserialised(proto: onnx.ModelProto) -> ir.Model:
@@ -63,7 +68,15 @@ def _deserialised(proto: onnx.ModelProto) -> ir.Model:
         raise CarrierError(f"the model cannot be read: {error}") from error
 
 
-def _carrier(model: ir.Model, path: Path | None) -> OnnxCarrier:
+def _listed(proto: onnx.ModelProto) -> frozenset[str]:
+    """Initialisers that the graph's value_info lists."""
+    weights = {w.name for w in proto.graph.initializer}
+    return frozenset(v.name for v in proto.graph.value_info if v.name in weights)
+
+
+def _carrier(
+    model: ir.Model, path: Path | None, listed: frozenset[str] | None = None
+) -> OnnxCarrier:
     reads = {
         check_external(name, tensor, path)
         for name, tensor in tensors(model)
@@ -71,7 +84,10 @@ def _carrier(model: ir.Model, path: Path | None) -> OnnxCarrier:
     }
     if reads and path is not None:
         reads.add(path.resolve())
-    return normalise(OnnxCarrier(model, path, external=bool(reads), reads=frozenset(reads)))
+    carrier = OnnxCarrier(
+        model, path, external=bool(reads), reads=frozenset(reads), listed=listed
+    )
+    return normalise(carrier)
 
 
 def tensors(model: ir.Model) -> Iterator[tuple[str, Any]]:
@@ -87,25 +103,30 @@ def tensors(model: ir.Model) -> Iterator[tuple[str, Any]]:
 
 
 def check_external(name: str, tensor: ir.ExternalTensor, path: Path | None) -> Path:
-    """The file of external data, which must lie in the model's folder, exist, and be long enough."""
+    """The file of external data: in the model's folder, existing, and long enough."""
     folder = Path(tensor.base_dir or (path.parent if path else ".")).resolve()
     location = os.fspath(tensor.location)
     target = (folder / location).resolve()
     if os.path.isabs(location) or not target.is_relative_to(folder):
         raise CarrierError(
-            f"the weight {name} points to {location}, which is outside the model's folder {folder}; "
-            "such a file could read anything on this machine, so move the data beside the model",
-            weight=name, location=location,
+            f"the weight {name} points to {location}, outside of the model's folder {folder}; such "
+            "a file could read anything on this machine, so move the data beside the model",
+            weight=name,
+            location=location,
         )
     if not target.is_file():
         raise CarrierError(
             f"the weight {name} is stored in {target}, which does not exist; put the external data "
-            "beside the model, or save the model in one file", weight=name, location=str(target),
+            "beside the model, or save the model in one file",
+            weight=name,
+            location=str(target),
         )
     end = (tensor.offset or 0) + (tensor.length or tensor.nbytes)
     if target.stat().st_size < end:
         raise CarrierError(
-            f"{target} ends before the weight {name} does ({target.stat().st_size} of {end} bytes); "
-            "it is truncated, so copy or export it again", weight=name, location=str(target),
+            f"{target} ends before the weight {name} does ({target.stat().st_size} of {end} "
+            "bytes); it is truncated, so copy or export it again",
+            weight=name,
+            location=str(target),
         )
-    return target
+    return Path(target)

@@ -1,9 +1,9 @@
 """What must be known of an ONNX model before its axes are solved.
 
-Only local functions are changed in the model (they are inlined). Everything else that exporters did to
-the weights is recorded as a fact beside it, and undone in the view alone, so that a model that does not
-grow is written back as it was: constants shared by several uses count once for each use, and a table
-that is stored twice, plain and transposed, is one weight.
+Only local functions are changed in the model (they are inlined). Everything else that exporters did
+to the weights is recorded as a fact beside it, and undone in the view alone, so that a model that
+does not grow is written back as it was: constants shared by several uses count once for each use,
+and a table that is stored twice, plain and transposed, is one weight.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def _inline(carrier: OnnxCarrier) -> None:
 def _sharing(model: ir.Model) -> tuple[set[str], set[str]]:
     """Float tensors with several uses: those that are one weight, and those that are not.
 
-    Exporters merge equal tensors. A matrix with differing entries cannot have become equal to another
-    by chance; a vector of ones or zeros, and any folded constant, can.
+    Exporters merge equal tensors. A matrix with differing entries cannot have become equal to
+    another by chance; a vector of ones or zeros, and any folded constant, can.
     """
     shared, separated = set(), set()
     for value in _stored_values(model):
@@ -81,14 +81,17 @@ def _stored_values(model: ir.Model) -> Iterator[ir.Value]:
 def _ties(model: ir.Model) -> dict[str, tuple[str, bool]]:
     """Initialisers that repeat an embedding table, plain or transposed -> (table, transposed).
 
-    Exporters fold the transposition of a small tied table, which stores it twice. Only tables that are
-    read by index can be tied to an output projection, so only those are compared, and only with
+    Exporters fold the transposition of a small tied table, which stores it twice. Only tables that
+    are read by index can be tied to an output projection, so only those are compared, and only with
     tensors of the same size.
     """
     out: dict[str, tuple[str, bool]] = {}
     matrices = {
-        str(n): v for n, v in model.graph.initializers.items()
-        if v.const_value is not None and is_float(v.dtype) and len(v.const_value.shape) == 2
+        str(n): v
+        for n, v in model.graph.initializers.items()
+        if v.const_value is not None
+        and is_float(v.dtype)
+        and len(v.const_value.shape) == 2
         and v.uses()
     }
     for table, value in matrices.items():
@@ -104,9 +107,7 @@ def _ties(model: ir.Model) -> dict[str, tuple[str, bool]]:
 
 
 def _is_table(value: ir.Value) -> bool:
-    return any(
-        node.op_type == "Gather" and i == 0 and _axis(node) == 0 for node, i in value.uses()
-    )
+    return any(node.op_type == "Gather" and i == 0 and _axis(node) == 0 for node, i in value.uses())
 
 
 def _axis(node: ir.Node) -> int:
@@ -132,9 +133,7 @@ def _repeats(table: Any, other: Any) -> bool | None:
 
 def _equal(a: Any, b: Any) -> bool:
     """Block by block, so that differing tables are told apart by their first rows."""
-    return all(
-        np.array_equal(a[i : i + _ROWS], b[i : i + _ROWS]) for i in range(0, len(a), _ROWS)
-    )
+    return all(np.array_equal(a[i : i + _ROWS], b[i : i + _ROWS]) for i in range(0, len(a), _ROWS))
 
 
 def _release(tensor: Any) -> None:

@@ -21,8 +21,8 @@ def view_onnx(carrier: OnnxCarrier, hints: Mapping[str, int] | None = None) -> G
     cut = sum(id(n) not in live and n.op_type not in _SILENT for n in carrier.graph)
     if cut:
         carrier.note(
-            f"{cut} operators that compute sizes, positions or masks from constants, or that an idiom "
-            "stands for, are not in the view"
+            f"{cut} operators that compute sizes, positions or masks from constants, or that an "
+            "idiom stands for, are not in the view"
         )
     return graph
 

@@ -1,7 +1,7 @@
 """The last steps of building a view: idioms that exporters spell out, and what nothing uses.
 
-The view is rewritten in place, the carrier is untouched: an idiom's operator keeps the native node of
-its last part, and constants keep their addresses.
+The view is rewritten in place, the carrier is untouched: an idiom's operator keeps the native node
+of its last part, and constants keep their addresses.
 """
 
 from __future__ import annotations

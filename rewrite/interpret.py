@@ -1,4 +1,4 @@
-"""Running a view in float64 with numpy: the oracle of level 1 where no native program can be retyped."""
+"""Running a view in float64 with numpy: the oracle of level 1 where no carrier can be retyped."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def run(
 ) -> list[Array]:
     """The outputs of ``graph`` for ``inputs`` by name, every float in float64.
 
-    ``weights`` gives a weight's values (default: as stored); ``watch`` sees every result once. Values
-    are freed after their last use, and a weight is read when it is first needed.
+    ``weights`` gives a weight's values (default: as stored); ``watch`` sees every result once.
+    Values are freed after their last use, and a weight is read when it is first needed.
     """
     return _Run(graph, inputs, weights or Weight.array, watch).outputs()
 
@@ -34,9 +34,7 @@ def wide(value: Value, data: Any) -> Array:
 
 
 class _Run:
-    def __init__(
-        self, graph: Graph, inputs: Mapping[str, Any], weights: Read, watch: Any
-    ) -> None:
+    def __init__(self, graph: Graph, inputs: Mapping[str, Any], weights: Read, watch: Any) -> None:
         self.graph, self.weights, self.watch = graph, weights, watch
         self.held: dict[Value, Array] = {}
         self.left: dict[Value, int] = {}
@@ -47,12 +45,16 @@ class _Run:
             self.left[v] = self.left.get(v, 0) + 1
         for v in graph.inputs:
             if v.name not in inputs:
-                raise KeyError(f"no value for the input {v.name}; the graph takes "
-                               f"{[i.name for i in graph.inputs]}")
+                raise KeyError(
+                    f"no value for the input {v.name}; the graph takes "
+                    f"{[i.name for i in graph.inputs]}"
+                )
             array = wide(v, inputs[v.name])
             if array.shape != v.shape:
-                raise ValueError(f"input {v.name} has shape {array.shape}, the view was built for "
-                                 f"{v.shape}; build it again with these sizes as hints")
+                raise ValueError(
+                    f"input {v.name} has shape {array.shape}, the view was built for "
+                    f"{v.shape}; build it again with these sizes as hints"
+                )
             self.held[v] = array
 
     def outputs(self) -> list[Array]:

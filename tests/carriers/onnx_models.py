@@ -10,10 +10,15 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from meristem.backends.onnx_file import apply_script
 from meristem.carriers.onnx_carrier import OnnxCarrier
 from meristem.frontends.onnx_load import load_onnx
 from meristem.frontends.onnx_view import view_onnx
+from meristem.rewrite.axes import atoms_of
+from meristem.rewrite.equations import Equations
 from meristem.rewrite.interpret import run
+from meristem.rewrite.planner import solve
+from meristem.rewrite.script import edit_script
 
 Arrays = dict[str, Any]
 
@@ -26,7 +31,7 @@ def tensor(*shape: int, seed: int = 0, low: float = -2.0, high: float = 2.0) -> 
 def node(op: str, inputs: str, outputs: str, domain: str = "", **attributes: Any) -> onnx.NodeProto:
     """A node by space-separated names; ``-`` is a missing input."""
     names = ["" if n == "-" else n for n in inputs.split()]
-    return helper.make_node(op, names, outputs.split(), domain=domain, **attributes)
+    return helper.make_node(op, names, outputs.split(), domain=domain or None, **attributes)
 
 
 def model(
@@ -35,6 +40,7 @@ def model(
     weights: Mapping[str, Any] | None = None,
     outputs: Sequence[str] = ("y",),
     opset: int = 20,
+    functions: Sequence[onnx.FunctionProto] = (),
     **options: Any,
 ) -> onnx.ModelProto:
     """A model; ``inputs`` gives arrays (static shapes) or (dtype, dims with names)."""
@@ -48,6 +54,9 @@ def model(
     graph = helper.make_graph(list(nodes), "graph", given, results, constants)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     proto = helper.make_model(graph, opset_imports=imports, ir_version=10, **options)
+    for function in functions:
+        proto.functions.append(function)
+        proto.opset_import.add(domain=function.domain, version=1)
     return onnx.shape_inference.infer_shapes(proto)
 
 
@@ -62,7 +71,7 @@ def session(source: Any) -> onnxruntime.InferenceSession:
 
 
 def run_ort(source: Any, feeds: Mapping[str, Any]) -> list[Any]:
-    return session(source).run(None, dict(feeds))
+    return list(session(source).run(None, dict(feeds)))
 
 
 def run_view(carrier: OnnxCarrier, feeds: Mapping[str, Any]) -> list[Any]:
@@ -72,6 +81,23 @@ def run_view(carrier: OnnxCarrier, feeds: Mapping[str, Any]) -> list[Any]:
         source, axis = places[0]
         hints[name] = feeds[source].shape[axis]
     return run(view_onnx(carrier, hints), feeds)
+
+
+def grown(
+    carrier: OnnxCarrier,
+    sizes: Mapping[tuple[str, int], int],
+    hints: Mapping[str, int] | None = None,
+    **options: Any,
+) -> OnnxCarrier:
+    """The carrier with axes of weights, given as (name, axis), at new sizes."""
+    graph = view_onnx(carrier, hints)
+    eq = Equations(graph).solve()
+    leaves = {w.name: w for w in (*graph.weights, *graph.inputs)}
+    atoms = {}
+    for (name, axis), size in sizes.items():
+        (atom,) = [t for t in atoms_of(eq.of(leaves[name])[axis]) if t.size > 1]
+        atoms[atom] = size
+    return apply_script(carrier, edit_script(solve(eq, atoms, **options)), hints)
 
 
 def assert_same(got: Sequence[Any], expected: Sequence[Any], tolerance: float = 1e-5) -> None:
@@ -86,7 +112,9 @@ def assert_same(got: Sequence[Any], expected: Sequence[Any], tolerance: float = 
         assert float(np.max(np.abs(a - b)[finite], initial=0)) <= tolerance * scale
 
 
-def assert_lowered(proto: onnx.ModelProto, feeds: Mapping[str, Any], tolerance: float = 1e-5) -> None:
+def assert_lowered(
+    proto: onnx.ModelProto, feeds: Mapping[str, Any], tolerance: float = 1e-5
+) -> None:
     """The view computes what ONNX Runtime does, without barriers."""
     carrier = load_onnx(proto)
     barriers = [op.where for op in view_onnx(carrier).ops if op.kind == "opaque"]
