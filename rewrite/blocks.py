@@ -116,6 +116,11 @@ class Growth:
             out = [Block(b.digits + c.digits) for b in out for c in self.blocks(p)]
         return out
 
+    def appends(self, t: Term) -> bool:
+        """Do all fresh coordinates of ``t`` come after the old ones? (Not so inside a product.)"""
+        source, _ = self.coordinates(t)
+        return bool(np.array_equal(source[: find(t).size], np.arange(find(t).size)))
+
     def coordinates(self, t: Term) -> tuple[Ints, Ints]:
         """For every new coordinate of ``t``: its source (-1 where fresh) and its block's number."""
         t = find(t)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE
 from meristem.rewrite.graph import Array, Op, Shape, Value
-from meristem.rewrite.scale import NONE
 from meristem.rewrite.registry import Base, register
+from meristem.rewrite.scale import NONE
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
+    from meristem.rewrite.sizes import SizeEdit, Sizes
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Full(Base):
         kind = np.float64 if dtype.startswith(("float", "bfloat")) else np.dtype(dtype)
         return [np.full(op.output.shape, op.attrs["value"], kind)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         eq.of(op.output)
 
     def transfer(self, op: Op, flow: Flow) -> None:
@@ -48,7 +52,7 @@ class Full(Base):
             ),
         )
 
-    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+    def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         return sizes.vector(op, "shape", sizes.terms(op.output))
 
 
@@ -67,14 +71,14 @@ class Range(Base):
         kind = np.float64 if at["dtype"].startswith(("float", "bfloat")) else np.dtype(at["dtype"])
         return [(at["start"] + at["step"] * np.arange(at["length"])).astype(kind)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         eq.of(op.output)
 
     def transfer(self, op: Op, flow: Flow) -> None:
         blocks = flow.grid(op.output)[0]
-        fresh = [i for i, b in enumerate(blocks) if b.fresh]
         atoms = [d.atom for b in blocks for d in b.digits if d.fresh]
-        if fresh and (fresh != list(range(fresh[0], len(blocks))) or "end" not in op.slots):
+        tail = flow.growth.appends(flow.eq.of(op.output)[0])
+        if atoms and not (tail and "end" in op.slots):
             flow.fail("counts along an axis that grows in its middle", atoms)
         up = TRUE if op.attrs["start"] >= 0 and op.attrs["step"] > 0 else FALSE
         above = TRUE if op.attrs["start"] > 0 and op.attrs["step"] > 0 else FALSE
@@ -86,7 +90,7 @@ class Range(Base):
             ),
         )
 
-    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+    def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         term = sizes.terms(op.output)[0]
         if not sizes.touches(term):
             return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,10 @@ from meristem.rewrite.axes import Term, find
 from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
-from meristem.rewrite.scale import NONE
 from meristem.rewrite.registry import Base, Vanishing, register
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Take(Base):
     def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
         return [np.take(arrays[0], np.asarray(arrays[1], np.int64), axis=op.attrs["axis"])]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         axis = op.attrs["axis"]
         x, i = eq.of(op.inputs[0]), eq.of(op.inputs[1])
         eq.set(op.output, [*x[:axis], *i, *x[axis + 1 :]])
@@ -67,7 +69,7 @@ class Take(Base):
         new = [d.atom for b in blocks for d in b.digits if d.fresh]
         if not new:
             return
-        tail = all(b.fresh for b in blocks[next(i for i, b in enumerate(blocks) if b.fresh) :])
+        tail = flow.growth.appends(flow.eq.of(op.inputs[0])[op.attrs["axis"]])
         index = op.inputs[1]
         if isinstance(index, Literal) and index.slot is not None:
             if not tail or float(index.data.min(initial=0)) < 0:
@@ -81,7 +83,8 @@ class Take(Base):
             return
         flow.oblige(
             all_of(c.nonneg for c in flow.of(index).flat),
-            "reads by an index that may be negative, which would count from the new end", new,
+            "reads by an index that may be negative, which would count from the new end",
+            new,
         )
 
     def vanishes(self, op: Op) -> Vanishing:
@@ -138,7 +141,7 @@ class TakeMany(Base):
             index[a] = np.asarray(i, np.int64)
         return [arrays[0][tuple(index)]]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
         axes = list(op.attrs["axes"])
         for a in axes:
@@ -196,7 +199,7 @@ class TakeAlong(Base):
         window = tuple(slice(n) for n in shape)
         return [np.take_along_axis(x[window], np.asarray(index, np.int64), axis)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x, i = eq.of(op.inputs[0]), eq.of(op.inputs[1])
         for a, (t, u) in enumerate(zip(x, i, strict=True)):
             if a == op.attrs["axis"]:
