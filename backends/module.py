@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -88,11 +89,18 @@ def _owner(root: nn.Module, path: str) -> nn.Module:
 # -- pickling --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class _Ref:
     """A node by name."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
+
+
+@dataclass(frozen=True)
+class _Format:
+    """A memory format or layout by its name in torch; older pickle protocols do not know them."""
+
+    name: str
 
 
 def _pack(graph: fx.Graph) -> dict[str, Any]:
@@ -124,6 +132,8 @@ def _plain(x: Any) -> Any:
         return [_plain(v) for v in x]
     if isinstance(x, dict):
         return {k: _plain(v) for k, v in x.items()}
+    if isinstance(x, (torch.memory_format, torch.layout)):
+        return _Format(str(x).removeprefix("torch."))
     return x
 
 
@@ -155,6 +165,8 @@ def _restore(packed: dict[str, Any], state: dict[str, Any]) -> TrainableModule:
     def full(x: Any) -> Any:
         if isinstance(x, _Ref):
             return nodes[x.name]
+        if isinstance(x, _Format):
+            return getattr(torch, x.name)
         if isinstance(x, (list, tuple)):
             return type(x)(full(v) for v in x)
         if isinstance(x, dict):

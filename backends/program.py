@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import fx
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.exported_program import ModuleCallEntry
+from torch.export.graph_signature import ExportGraphSignature, InputKind
 
 from meristem.backends.torch_edits import GraphEditor
-from meristem.carriers.torch_carrier import TorchCarrier
+from meristem.carriers.torch_carrier import TorchCarrier, storage_key
 from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError
@@ -51,7 +52,10 @@ def lift_tensors(
     out: dict[str, torch.Tensor] = {}
     for name, old in tensors.items():
         recipe = recipes.get(name)
-        key = (id(old) if old.numel() == 0 else old.data_ptr(), recipe.name if recipe else str(old.shape))
+        key = (
+            id(old) if old.numel() == 0 else old.data_ptr(),
+            recipe.name if recipe else str(old.shape),
+        )
         if key not in done:
             done[key] = like(old, grow_tensor(old, recipe) if recipe else old.detach().clone())
         out[name] = done[key]
@@ -74,13 +78,23 @@ def like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
 
 
 def rebuild(
-    carrier: TorchCarrier, module: fx.GraphModule, tensors: dict[str, torch.Tensor]
+    carrier: TorchCarrier,
+    module: fx.GraphModule,
+    tensors: dict[str, torch.Tensor],
+    signature: ExportGraphSignature | None = None,
+    calls: list[ModuleCallEntry] | None = None,
 ) -> TorchCarrier:
-    """Re-propagate shapes and construct the program, which torch's own verifier checks."""
+    """Re-propagate shapes and construct the program, which torch's own verifier checks.
+
+    ``signature`` and ``calls`` replace the source's where names or inputs changed; stored tensors are
+    then those that the signature names, in its order.
+    """
     program = carrier.program
     graph = module.graph
     mode = fake_mode_of(program.graph)
-    specs = program.graph_signature.input_specs
+    renamed = signature is not None
+    signature = copy.deepcopy(signature or program.graph_signature)
+    specs = signature.input_specs
     nodes = [n for n in graph.nodes if n.op == "placeholder"]
     for node, spec in zip(nodes, specs, strict=True):
         if spec.target in tensors and spec.kind is not InputKind.USER_INPUT:
@@ -94,21 +108,60 @@ def rebuild(
         ) from error
     graph.lint()
     module.recompile()
-    state = {k: tensors[k] for k in program.state_dict}
-    constants = {k: tensors.get(k, v) for k, v in program.constants.items()}
-    signature = copy.deepcopy(program.graph_signature)
+    if renamed:
+        state, constants = stored_by(signature, tensors, program.constants)
+    else:
+        state = {k: tensors[k] for k in program.state_dict}
+        constants = {k: tensors.get(k, v) for k, v in program.constants.items()}
     for spec, arg in zip(signature.output_specs, output_names(graph), strict=True):
         spec.arg.name = arg
     new = ExportedProgram(
-        root=module, graph=graph, graph_signature=signature, state_dict=state,
+        root=module,
+        graph=graph,
+        graph_signature=signature,
+        state_dict=state,
         range_constraints=copy.deepcopy(program.range_constraints),
-        module_call_graph=copy.deepcopy(program.module_call_graph),
-        example_inputs=program.example_inputs, constants=constants, verifiers=[program.verifier],
+        module_call_graph=copy.deepcopy(calls or program.module_call_graph),
+        example_inputs=program.example_inputs,
+        constants=constants,
+        verifiers=[program.verifier],
     )
     return TorchCarrier(
-        new, dict(carrier.dropouts), list(carrier.lost), list(carrier.normalisations),
-        dict(carrier.unused), carrier.gates,
+        new,
+        dict(carrier.dropouts),
+        list(carrier.lost),
+        list(carrier.normalisations),
+        {} if renamed else unused_tensors(carrier, tensors),
+        carrier.gates,
     )
+
+
+def unused_tensors(
+    carrier: TorchCarrier, tensors: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Names that the program never had: tied to a stored tensor as before, else copies."""
+    names = {storage_key(t): name for name, t in carrier.tensors.items()}
+    return {
+        name: tensors[names[storage_key(t)]]
+        if storage_key(t) in names
+        else like(t, t.detach().clone())
+        for name, t in carrier.unused.items()
+    }
+
+
+def stored_by(
+    signature: ExportGraphSignature, tensors: dict[str, torch.Tensor], constants: dict[str, Any]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """State dict and constants by the names of a signature."""
+    state: dict[str, torch.Tensor] = {}
+    other = {k: v for k, v in constants.items() if not isinstance(v, torch.Tensor)}
+    for spec in signature.input_specs:
+        if spec.target in tensors and spec.kind is not InputKind.USER_INPUT:
+            lifted = spec.kind is InputKind.PARAMETER or (
+                spec.kind is InputKind.BUFFER and spec.persistent
+            )
+            (state if lifted else other)[spec.target] = tensors[spec.target]
+    return state, other
 
 
 def output_names(graph: fx.Graph) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch.export import ExportedProgram
 
 from meristem.carriers.torch_carrier import MARK, TorchCarrier
@@ -30,19 +32,46 @@ def state_dict(carrier: TorchCarrier) -> dict[str, torch.Tensor]:
 def save_program(carrier: TorchCarrier, path: str | os.PathLike[str]) -> Path:
     """Write the program as a .pt2 that ``torch.export.load`` reads; returns the path.
 
-    Dropouts are written as dropouts (inactive ones: the program is an eval program), probabilities
-    of attention weights as metadata, so that loading finds them again. An existing file is replaced
-    whole or not at all.
+    An existing file is replaced whole or not at all.
 
     Raises OutputError where the path cannot be written or torch cannot serialise the program.
     """
-    path = Path(path)
-    if path.suffix != ".pt2":
-        raise OutputError(f"a torch program is written as .pt2, not {path.name}", path=str(path))
+    return _write(
+        Path(path), ".pt2", lambda name: torch.export.save(exported_program(carrier), name)
+    )
+
+
+def save_weights(carrier: TorchCarrier, path: str | os.PathLike[str]) -> Path:
+    """Write ``state_dict`` as .safetensors; returns the path.
+
+    The format cannot share storage: tied names are written once each, so that a strict load finds
+    them all. Raises OutputError as ``save_program`` does.
+    """
+
+    def write(name: str) -> None:
+        seen: set[object] = set()
+        tensors = {}
+        for key, t in state_dict(carrier).items():
+            where = t.untyped_storage().data_ptr()
+            tensors[key] = (
+                t.clone(memory_format=torch.contiguous_format)
+                if (where in seen or not t.is_contiguous())
+                else t
+            )
+            seen.add(where)
+        save_file(tensors, name, metadata={"format": "pt"})
+
+    return _write(Path(path), ".safetensors", write)
+
+
+def _write(path: Path, suffix: str, write: Callable[[str], object]) -> Path:
+    """Write beside the target, then rename: nothing is overwritten by a failure."""
+    if path.suffix != suffix:
+        raise OutputError(f"{path.name} is to be a {suffix} file; name it so", path=str(path))
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the path of a file", path=str(path))
     try:
-        handle, name = tempfile.mkstemp(".pt2", f".{path.stem}.", path.parent)
+        handle, name = tempfile.mkstemp(suffix, f".{path.stem}.", path.parent)
         os.close(handle)
     except OSError as error:
         raise OutputError(
@@ -51,12 +80,12 @@ def save_program(carrier: TorchCarrier, path: str | os.PathLike[str]) -> Path:
             path=str(path),
         ) from error
     try:
-        torch.export.save(with_dropouts(carrier), name)
+        write(name)
         os.chmod(name, _mode(path))
         os.replace(name, path)
     except Exception as error:
         raise OutputError(
-            f"{path} was not written: {error}; the program in memory is untouched", path=str(path)
+            f"{path} was not written: {error}; the model in memory is untouched", path=str(path)
         ) from error
     finally:
         with suppress(FileNotFoundError):
@@ -64,8 +93,12 @@ def save_program(carrier: TorchCarrier, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def with_dropouts(carrier: TorchCarrier) -> ExportedProgram:
-    """The program with dropouts as operators and the probabilities of attentions as metadata."""
+def exported_program(carrier: TorchCarrier) -> ExportedProgram:
+    """The program for users and files; it shares the tensors of the carrier.
+
+    Dropouts are dropouts again (inactive ones: it is an eval program) and probabilities of
+    attention weights are metadata of their nodes, so that whoever loads the program finds them.
+    """
     program = carrier.program
     module = copy.deepcopy(program.graph_module)
     for node in module.graph.nodes:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -35,17 +39,17 @@ def trace_module(
     modes = {m: m.training for m in module.modules()}
     try:
         module.eval()
-        shapes = (
-            auto_shapes(module, args, kwargs) if isinstance(dynamic_shapes, str) else dynamic_shapes
-        )
-        program = torch.export.export(
-            module,
-            args,
-            kwargs,
-            dynamic_shapes=shapes,
-            strict=False,
-            prefer_deferred_runtime_asserts_over_guards=False,
-        )
+        with keywords_by_name(module, kwargs):
+            auto = isinstance(dynamic_shapes, str)
+            shapes = auto_shapes(module, args, kwargs) if auto else dynamic_shapes
+            program = torch.export.export(
+                module,
+                args,
+                kwargs,
+                dynamic_shapes=shapes,
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=False,
+            )
         module.train()
         train = watch_train_mode(module, args, kwargs)
     except Exception as error:
@@ -81,6 +85,37 @@ def auto_shapes(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         if isinstance(x, torch.Tensor):
             shapes[x] = dict.fromkeys(range(min(x.dim(), 2) if x.dim() < 4 else 1), Dim.AUTO)
     return shapes.dynamic_shapes(module, args, kwargs)
+
+
+@contextmanager
+def keywords_by_name(module: nn.Module, kwargs: dict[str, Any]) -> Iterator[None]:
+    """Name in the module's signature what its ``**kwargs`` would take.
+
+    torch.export matches dynamic shapes with keyword arguments by the signature, and fails where they
+    arrive in ``**kwargs``.
+    """
+    signature = inspect.signature(module.forward)
+    known = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    extra = [k for k in kwargs if k not in {p.name for p in known}]
+    if not extra:
+        yield
+        return
+    before, own = module.forward, "forward" in vars(module)
+
+    @wraps(before)
+    def forward(*args: Any, **named: Any) -> Any:
+        return before(*args, **named)
+
+    added = [inspect.Parameter(k, inspect.Parameter.KEYWORD_ONLY) for k in extra]
+    forward.__signature__ = signature.replace(parameters=[*known, *added])  # type: ignore[attr-defined]
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own:
+            module.forward = before
+        else:
+            del module.forward
 
 
 def functional_carrier(program: ExportedProgram, train: TrainMode | None = None) -> TorchCarrier:
