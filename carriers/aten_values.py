@@ -11,8 +11,18 @@ from torch import fx
 DTYPES: dict[torch.dtype, str] = {
     getattr(torch, name): name
     for name in (
-        "float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool",
-        "complex64", "complex128",
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "bool",
+        "complex64",
+        "complex128",
     )
 }
 

@@ -37,9 +37,10 @@ class TorchCarrier:
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """Parameters, buffers and constants by fully qualified name."""
-        return {**self.program.state_dict, **{
-            k: v for k, v in self.program.constants.items() if isinstance(v, torch.Tensor)
-        }}
+        return {
+            **self.program.state_dict,
+            **{k: v for k, v in self.program.constants.items() if isinstance(v, torch.Tensor)},
+        }
 
     def placeholders(self) -> Iterator[tuple[fx.Node, Any]]:
         """Placeholder nodes with their input specs."""

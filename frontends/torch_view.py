@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
-import meristem.carriers.aten_layout  # noqa: F401  (fills the lowering table)
+import meristem.carriers.aten_table  # noqa: F401  (fills the lowering table)
 import meristem.rewrite.semantics  # noqa: F401  (fills the registry)
 from meristem.carriers.aten import lower
 from meristem.carriers.aten_values import UnbackedSize, dtype_name, place_of, shape_of
@@ -73,7 +73,11 @@ class _View:
                 self.values[node] = known
                 continue
             weight = Weight(
-                name, tuple(tensor.shape), dtype_name(tensor.dtype), role=role, native=node,
+                name,
+                tuple(tensor.shape),
+                dtype_name(tensor.dtype),
+                role=role,
+                native=node,
                 read=lambda t=tensor: to_numpy(t),
             )
             by_storage[storage_key(tensor)] = weight
@@ -82,7 +86,10 @@ class _View:
 
     def _literal(self, node: fx.Node, tensor: torch.Tensor) -> Literal:
         literal = Literal(
-            node.name, tuple(tensor.shape), dtype_name(tensor.dtype), data=to_numpy(tensor),
+            node.name,
+            tuple(tensor.shape),
+            dtype_name(tensor.dtype),
+            data=to_numpy(tensor),
             slot=Slot(node, ("constant",)),
         )
         self.b.graph.literals.append(literal)
@@ -101,9 +108,13 @@ class _View:
             self.values[node] = source[node.args[1]] if source is not None else None  # type: ignore[index]
             return
         val = node.meta.get("val")
-        if val is None or isinstance(val, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)):
+        if val is None or isinstance(
+            val, (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
+        ):
             return  # arithmetic of sizes lives in the carrier
-        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name.startswith("aten::_assert"):
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name.startswith(
+            "aten::_assert"
+        ):
             return
         origin = str(node.target).removesuffix(".default")
         self.b.at(node, place_of(node), origin)
@@ -115,7 +126,8 @@ class _View:
         except (ValueError, AssertionError, IndexError, TypeError) as error:
             raise CarrierError(
                 f"{origin} in {place_of(node) or 'the graph'} could not be read: {error}",
-                op=origin, place=place_of(node),
+                op=origin,
+                place=place_of(node),
             ) from error
         if got is None:
             self._drop(mark)
@@ -131,7 +143,8 @@ class _View:
 
     def _lowerable(self, node: fx.Node) -> bool:
         return isinstance(node.target, torch._ops.OpOverload) and all(
-            isinstance(self.values.get(n), (Value, list)) or not isinstance(n.meta.get("val"), torch.Tensor)
+            isinstance(self.values.get(n), (Value, list))
+            or not isinstance(n.meta.get("val"), torch.Tensor)
             for n in node.all_input_nodes
         )
 
@@ -149,10 +162,13 @@ class _View:
             raise CarrierError(
                 f"{node.target} in {place_of(node) or 'the graph'} makes a tensor whose shape depends "
                 f"on data ({error}); rewrite that part with fixed shapes (a mask instead of a selection)",
-                op=str(node.target), place=place_of(node),
+                op=str(node.target),
+                place=place_of(node),
             ) from error
         op = self.b.opaque(
-            [v for v in inputs if isinstance(v, Value)], shapes, [dtype_name(t.dtype) for t in tensors]
+            [v for v in inputs if isinstance(v, Value)],
+            shapes,
+            [dtype_name(t.dtype) for t in tensors],
         )
         outputs = iter(op.outputs)
         got = [next(outputs) if isinstance(t, torch.Tensor) else None for t in results]
@@ -168,6 +184,6 @@ class _View:
 
     def _outputs(self, node: fx.Node) -> None:
         specs = self.carrier.program.graph_signature.output_specs
-        for i, (n, _) in enumerate(zip(node.args[0], specs, strict=True)):  # type: ignore[arg-type]
+        for n, _ in zip(node.args[0], specs, strict=True):  # type: ignore[arg-type]
             if isinstance(n, fx.Node) and isinstance(self.values.get(n), Value):
-                self.b.graph.outputs.append((n.name if i else n.name, self.values[n]))
+                self.b.graph.outputs.append((n.name, self.values[n]))

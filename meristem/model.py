@@ -52,7 +52,10 @@ class Model:
         shapes = {w.name: len(w.shape) for w in self.graph.weights}
         layers = [
             Dimension(
-                name, "layers", s.size, s.place,
+                name,
+                "layers",
+                s.size,
+                s.place,
                 tuple((w, a) for w in s.weights for a in range(shapes.get(w, 0))[:1]),
             )
             for name, s in self.stacks.items()

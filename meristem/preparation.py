@@ -95,10 +95,13 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
         )
         script = edit_script(solution, seed=plan.seed)
         _report(plan, solution, script, width, reached)
-    prepared = Prepared(model, plan, script, {n: s for n, s in layers.items() if s != model[n].size})
+    prepared = Prepared(
+        model, plan, script, {n: s for n, s in layers.items() if s != model[n].size}
+    )
     if prepared.depth is not None:
         plan.changes += [
-            Change(n, "layers", model[n].place, model[n].size, s) for n, s in prepared.layers.items()
+            Change(n, "layers", model[n].place, model[n].size, s)
+            for n, s in prepared.layers.items()
         ]
         plan.clones = prepared.sources
         plan.added += prepared.depth.added_operators
@@ -108,7 +111,8 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
 
 def _check_options(plan: Plan) -> None:
     for name, value, known in (
-        ("method", plan.method, METHODS), ("boundary", plan.boundary, BOUNDARIES),
+        ("method", plan.method, METHODS),
+        ("boundary", plan.boundary, BOUNDARIES),
         ("compensate", plan.compensate, COMPENSATIONS),
     ):
         if value not in known:
@@ -121,7 +125,8 @@ def _unsupported(model: Model, error: PinnedDimension) -> MeristemError:
     if not d.opaque:
         return error
     return UnsupportedOperator(
-        f"{error}; add its semantics (docs/add-an-operator.md) or grow other dimensions", **error.facts
+        f"{error}; add its semantics (docs/add-an-operator.md) or grow other dimensions",
+        **error.facts,
     )
 
 
@@ -153,14 +158,16 @@ def _name_of(model: Model, t: Term) -> str:
 
 
 def _report(
-    plan: Plan, solution: Solution, script: EditScript, wishes: Sequence[Wish], reached: dict[str, int]
+    plan: Plan,
+    solution: Solution,
+    script: EditScript,
+    wishes: Sequence[Wish],
+    reached: dict[str, int],
 ) -> None:
     for w in wishes:
         d = w.dimension
         if reached[d.name] != d.size:
-            used = {
-                solution.strategies[t] for t in atoms_of(d.term) if t in solution.strategies
-            }
+            used = {solution.strategies[t] for t in atoms_of(d.term) if t in solution.strategies}
             plan.changes.append(
                 Change(d.name, d.kind, d.place, d.size, reached[d.name], tuple(sorted(used)))
             )

@@ -22,7 +22,9 @@ class WidthPass:
     kinds: tuple[str, ...]
     summary: str
 
-    def solve(self, wishes: Sequence[Wish], *, lifted: bool = False) -> tuple[Atoms, dict[str, int]]:
+    def solve(
+        self, wishes: Sequence[Wish], *, lifted: bool = False
+    ) -> tuple[Atoms, dict[str, int]]:
         """New sizes of atoms, and of the dimensions by name. ``lifted``: boundary pins do not count.
 
         Raises SizeError for sizes below today's and for those that the structure cannot express.
@@ -35,7 +37,8 @@ class WidthPass:
                 if atoms.setdefault(t, n) != n:
                     raise SizeError(
                         f"{w.dimension.name} shares an axis with another dimension of this request, "
-                        "which asks for another size", dimension=w.dimension.name,
+                        "which asks for another size",
+                        dimension=w.dimension.name,
                     )
             reached[w.dimension.name] = size
         return atoms, reached
@@ -58,7 +61,10 @@ class WidthPass:
         raise SizeError(
             f"{d.name} cannot be {size}: {self.why(steps)}; possible near it: "
             f"{', '.join(map(str, near(d.size, size, steps)))}",
-            dimension=d.name, size=d.size, target=size, steps=steps,
+            dimension=d.name,
+            size=d.size,
+            target=size,
+            steps=steps,
         )
 
     def why(self, steps: Sequence[int]) -> str:
@@ -71,7 +77,9 @@ def refuse_shrinking(d: Dimension, size: int) -> None:
     if size < d.size:
         raise SizeError(
             f"{d.name} is {d.size} today and cannot become {size}; give at least {d.size}",
-            dimension=d.name, size=d.size, target=size,
+            dimension=d.name,
+            size=d.size,
+            target=size,
         )
 
 
@@ -103,5 +111,3 @@ def near(today: int, target: int, steps: Sequence[int]) -> list[int]:
 def nearest(today: int, target: int, steps: Sequence[int]) -> int:
     """The feasible size nearest to a target, at least today's."""
     return min(near(today, max(target, today), steps), key=lambda n: (abs(n - target), n))
-
-

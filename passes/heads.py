@@ -21,7 +21,9 @@ from meristem.rewrite.request import Wish, wanted
 class Heads(WidthPass):
     """Heads, key-value heads and groups of one attention are solved together."""
 
-    def solve(self, wishes: Sequence[Wish], *, lifted: bool = False) -> tuple[Atoms, dict[str, int]]:
+    def solve(
+        self, wishes: Sequence[Wish], *, lifted: bool = False
+    ) -> tuple[Atoms, dict[str, int]]:
         single = {find(w.dimension.term): w for w in wishes if not w.dimension.inner}
         atoms: Atoms = {}
         reached: dict[str, int] = {}
@@ -58,14 +60,20 @@ class Heads(WidthPass):
             raise SizeError(
                 f"{d.name} cannot be {size}: {kv_size} key-value heads must divide it, each serving a "
                 f"group of equal size; possible near it: {low}, {low + kv_size}; or set kv_heads too",
-                dimension=d.name, size=d.size, target=size, kv_heads=kv_size,
+                dimension=d.name,
+                size=d.size,
+                target=size,
+                kv_heads=kv_size,
             )
         per = size // kv_size
         if per < group.size or (group_wish is not None and per != self._wanted(group_wish, group)):
             raise SizeError(
                 f"{d.name} = {size} with {kv_size} key-value heads needs groups of {per}, "
                 f"which are {group.size} today" + (" and asked otherwise" if group_wish else ""),
-                dimension=d.name, size=d.size, target=size, group=per,
+                dimension=d.name,
+                size=d.size,
+                target=size,
+                group=per,
             )
         inner = {t: n for t, n in ((kv, kv_size), (group, per)) if n != t.size}
         return size, inner

@@ -6,4 +6,6 @@ A gated block has two first projections; a mixture grows the width of all its ex
 
 from meristem.passes.base import WidthPass
 
-MLP = WidthPass("mlp", ("mlp", "expert_mlp"), "more hidden units; their outgoing weights start at zero")
+MLP = WidthPass(
+    "mlp", ("mlp", "expert_mlp"), "more hidden units; their outgoing weights start at zero"
+)

@@ -7,6 +7,7 @@ weights are zero, or are zero where the consumer is nonlinear in all of them.
 from meristem.passes.base import WidthPass
 
 WIDTH = WidthPass(
-    "width", ("channels", "rank", "vocabulary", "positions", "width", "experts"),
+    "width",
+    ("channels", "rank", "vocabulary", "positions", "width", "experts"),
     "any other axis that the analysis finds free",
 )

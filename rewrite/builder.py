@@ -48,7 +48,9 @@ class Builder:
         """Append one operator; result shapes and dtype by its semantics."""
         attrs = attrs or {}
         entry = semantics(kind)
-        op = Op(kind, tuple(inputs), attrs, [], self._native, self._place, self._origin, slots or {})
+        op = Op(
+            kind, tuple(inputs), attrs, [], self._native, self._place, self._origin, slots or {}
+        )
         for i, shape in enumerate(entry.shape(inputs, attrs)):
             self._count += 1
             name = f"{self._count}"
@@ -75,7 +77,10 @@ class Builder:
         array = np.asarray(data)
         self._count += 1
         out = Literal(
-            f"literal{self._count}", array.shape, dtype, data=array,
+            f"literal{self._count}",
+            array.shape,
+            dtype,
+            data=array,
             slot=None if role is None else self.slot(role),
         )
         self.graph.literals.append(out)
@@ -124,9 +129,7 @@ class Builder:
                 if sb is not None:
                     batch_b.append(i)
             out.append(i)
-        return self.contract(
-            a, b, [*batch_a, *la, 1001], [*batch_b, 1001, *lb], [*out, *la, *lb]
-        )
+        return self.contract(a, b, [*batch_a, *la, 1001], [*batch_b, 1001, *lb], [*out, *la, *lb])
 
     def reshape(self, x: Value, shape: Sequence[int], role: Any = None) -> Value:
         """Row-major regrouping; ``role`` is where the carrier holds the sizes."""
@@ -193,7 +196,10 @@ class Builder:
         wide = [n for pair in zip(repeats, shape, strict=True) for n in pair]
         slots = {} if role is None else {"shape": self.slot(role)}
         y = self.apply(
-            "expand", self.reshape(x, inner), shape=tuple(wide), slots=slots,
+            "expand",
+            self.reshape(x, inner),
+            shape=tuple(wide),
+            slots=slots,
             entries=tuple(range(0, len(wide), 2)),
         )
         return self.reshape(y, [r * n for r, n in zip(repeats, shape, strict=True)])
@@ -285,8 +291,13 @@ class Builder:
         wg = self.reshape(w, [groups, out // groups, inner, *kernel])
         slots = {} if groups_role is None else {"groups": self.slot(groups_role)}
         y = self.apply(
-            "conv", xg, wg, stride=tuple(stride), pads=tuple(tuple(p) for p in pads),
-            dilation=tuple(dilation), slots=slots,
+            "conv",
+            xg,
+            wg,
+            stride=tuple(stride),
+            pads=tuple(tuple(p) for p in pads),
+            dilation=tuple(dilation),
+            slots=slots,
         )
         y = self.reshape(y, [n, out, *y.shape[3:]])
         if bias is None:
@@ -306,7 +317,8 @@ class Builder:
             raise CarrierError(
                 f"{self._origin} in {self._place or 'the graph'}: its rule gives the shape "
                 f"{value.shape}, the carrier records {tuple(shape)}; please report this operator",
-                op=self._origin, place=self._place,
+                op=self._origin,
+                place=self._place,
             )
         if dtype is not None:
             value.dtype = dtype

@@ -11,8 +11,22 @@ from meristem.rewrite.graph import Graph, Input, Value, Weight
 from meristem.rewrite.recognise import Attention, attentions, is_weight, streams
 
 KINDS = (
-    "hidden", "mlp", "heads", "kv_heads", "group", "head_dim", "qk_dim", "value_dim", "channels",
-    "experts", "expert_mlp", "rank", "vocabulary", "positions", "layers", "width",
+    "hidden",
+    "mlp",
+    "heads",
+    "kv_heads",
+    "group",
+    "head_dim",
+    "qk_dim",
+    "value_dim",
+    "channels",
+    "experts",
+    "expert_mlp",
+    "rank",
+    "vocabulary",
+    "positions",
+    "layers",
+    "width",
 )
 
 
@@ -169,7 +183,8 @@ class _Namer:
         return "width" if kinds or _reason(a, "slides") else "positions"
 
     def _named(self) -> list[Dimension]:
-        out, count = [], {}
+        out: list[Dimension] = []
+        count: dict[str, int] = {}
         for kind, t, inner, aliases in self.found:
             weights: dict[tuple[Weight, int], None] = {}
             for a in atoms_of(t):
@@ -183,18 +198,38 @@ class _Namer:
             why = pins_of(t)
             out.append(
                 Dimension(
-                    name, kind, find(t).size, place,
+                    name,
+                    kind,
+                    find(t).size,
+                    place,
                     tuple((w.name, axis) for w, axis in weights),
-                    why.reason if why else None, bool(why and why.boundary),
-                    bool(why and why.opaque), aliases, t, inner,
+                    why.reason if why else None,
+                    bool(why and why.boundary),
+                    bool(why and why.opaque),
+                    aliases,
+                    t,
+                    inner,
                 )
             )
         return out
 
 
 _NONLINEAR = {
-    "relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "tanh", "sigmoid", "elu", "selu", "mish", "erf",
-    "leaky_relu", "softplus", "hard_swish", "hard_sigmoid",
+    "relu",
+    "gelu",
+    "gelu_tanh",
+    "silu",
+    "quick_gelu",
+    "tanh",
+    "sigmoid",
+    "elu",
+    "selu",
+    "mish",
+    "erf",
+    "leaky_relu",
+    "softplus",
+    "hard_swish",
+    "hard_sigmoid",
 }
 
 
@@ -221,7 +256,11 @@ def _from_input(v: Value) -> bool:
         v = stack.pop()
         if isinstance(v, Input):
             return True
-        if v.producer is not None and id(v) not in seen and v.producer.kind not in ("scan", "ne", "eq"):
+        if (
+            v.producer is not None
+            and id(v) not in seen
+            and v.producer.kind not in ("scan", "ne", "eq")
+        ):
             seen.add(id(v))
             stack.extend(v.producer.inputs)
     return False
@@ -245,7 +284,10 @@ def places(w: Weight) -> list[str]:
     stack = list(w.uses)
     while stack:
         op, _ = stack.pop()
-        if op.kind in ("permute", "reshape", "cast", "identity", "slice", "expand") and not op.place:
+        if (
+            op.kind in ("permute", "reshape", "cast", "identity", "slice", "expand")
+            and not op.place
+        ):
             stack.extend(op.output.uses)
         else:
             out.setdefault(op.place)
@@ -263,4 +305,3 @@ def common_place(paths: Iterable[str]) -> str:
             break
         out.append(parts[0])
     return ".".join(out)
-

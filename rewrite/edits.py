@@ -7,7 +7,6 @@ numbers, so that the same script serves a program in memory and a file on disk.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from meristem.rewrite.blocks import Ints
 from meristem.rewrite.expansion import Expansion
@@ -88,9 +87,7 @@ class EditScript:
     def added_operators(self) -> list[str]:
         """What the grown program computes in addition, in words."""
         out = [f"statistics over old coordinates at {e.op.where}" for e in self.statistics]
-        for b in self.boundary:
-            out.append(f"{'crop of output' if b.output else 'padding of input'} {b.name}")
-        return out
-
-
-Native = Any
+        return out + [
+            f"{'crop of output' if b.output else 'padding of input'} {b.name}"
+            for b in self.boundary
+        ]

@@ -28,9 +28,9 @@ class Equations:
             for t in self.of(literal):
                 if t.size > 1:
                     pin(t, Pin(f"it is an axis of the constant {literal.name}"))
-        for v in self.graph.inputs:
-            for t in self.of(v):
-                pin(t, Pin(f"it is an axis of the input {v.name}", boundary=True))
+        for given in self.graph.inputs:
+            for t in self.of(given):
+                pin(t, Pin(f"it is an axis of the input {given.name}", boundary=True))
         for name, v in self.graph.outputs:
             for t in self.of(v):
                 pin(t, Pin(f"it is an axis of the output {name}", boundary=True))
@@ -73,7 +73,10 @@ class Equations:
     def regroup(self, before: Sequence[Term], after: Sequence[Term]) -> None:
         """Equate two row-major groupings of the same coordinates (reshape)."""
         try:
-            align([f for t in before for f in factors_of(t)], [f for t in after for f in factors_of(t)])
+            align(
+                [f for t in before for f in factors_of(t)],
+                [f for t in after for f in factors_of(t)],
+            )
         except Conflict as c:
             self._conflict(c, ())
 

@@ -81,13 +81,14 @@ def _coordinates(term: Any) -> tuple[Array, Array]:
     sizes = [_size(p, 1) for p in term[1:]]
     counts = [len(_blocks(p)) for p in term[1:]]
     if term[0] == "cat":
-        source = [
+        places = [
             np.where(s < 0, -1, s + o)
             for (s, _), o in zip(parts, np.cumsum([0, *sizes]), strict=False)
         ]
-        block = [b + o for (_, b), o in zip(parts, np.cumsum([0, *counts]), strict=False)]
-        return np.concatenate(source), np.concatenate(block)
-    source, block = np.zeros(1, np.int64), np.zeros(1, np.int64)
+        numbers = [b + o for (_, b), o in zip(parts, np.cumsum([0, *counts]), strict=False)]
+        return np.concatenate(places), np.concatenate(numbers)
+    source: Array = np.zeros(1, np.int64)
+    block: Array = np.zeros(1, np.int64)
     for (s, b), n, c in zip(parts, sizes, counts, strict=True):
         fresh = (source[:, None] < 0) | (s[None, :] < 0)
         source = np.where(fresh, -1, source[:, None] * n + s[None, :]).ravel()
@@ -146,7 +147,10 @@ class Expansion:
             raise ValueError(f"{self.name}: stored shape {old.shape}, recipe for {self.old_shape}")
         where = [a.coordinates() for a in self.axes]
         grids = [a.blocks() for a in self.axes]
-        numbers = [[np.flatnonzero(b == i) for i in range(len(g))] for (_, b), g in zip(where, grids, strict=True)]
+        numbers = [
+            [np.flatnonzero(b == i) for i in range(len(g))]
+            for (_, b), g in zip(where, grids, strict=True)
+        ]
         out = np.zeros(self.shape, target)
         indices = sorted(
             np.ndindex(*(len(g) for g in grids)), key=lambda i: len(self._digits(grids, i))
@@ -156,7 +160,9 @@ class Expansion:
             if self._digits(grids, index):
                 out[cells] = self._fresh(old, out, index, where, grids, numbers, target)
             else:
-                source = np.ix_(*(s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True)))
+                source = np.ix_(
+                    *(s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True))
+                )
                 out[cells] = self._old(old[source], self.scales.get(index, 0.0), target)
         return out
 
@@ -194,7 +200,9 @@ class Expansion:
         if fill.kind in ("mean", "copy"):
             axis, position = self._digits(grids, index)[fill.digit]
             cells = np.ix_(*(n[i] for n, i in zip(numbers, fill.source, strict=True)))
-            return _twin(out[cells].astype(np.float64), grids, index, fill, axis, position).astype(target)
+            return _twin(out[cells].astype(np.float64), grids, index, fill, axis, position).astype(
+                target
+            )
         source = np.ix_(*(s[n[i]] for (s, _), n, i in zip(where, numbers, base, strict=True)))
         near = self._old(old[source], self.scales.get(base, 0.0), np.float64)
         if self.progression is not None:
@@ -221,7 +229,12 @@ class Expansion:
 
 
 def _twin(
-    source: Array, grids: list[list[Digits]], index: tuple[int, ...], fill: Fill, axis: int, position: int
+    source: Array,
+    grids: list[list[Digits]],
+    index: tuple[int, ...],
+    fill: Fill,
+    axis: int,
+    position: int,
 ) -> Array:
     """Mean over, or copies along, one digit of the source block."""
     before = grids[axis][fill.source[axis]]

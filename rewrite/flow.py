@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from math import log
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from meristem.rewrite.blocks import Block, Growth
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of, var
 from meristem.rewrite.graph import Array, Input, Literal, Op, Value, Weight
-from meristem.rewrite.scale import NONE, Linear, ScaleSystem
 from meristem.rewrite.registry import semantics
+from meristem.rewrite.scale import NONE, Linear, ScaleSystem
 
 # The properties that a fresh weight block may be given.
 ZERO, TWIN, POSITIVE = "zero", "twin", "positive"
@@ -43,7 +44,7 @@ class Cell:
     pos: Formula = FALSE
 
 
-Cells = np.ndarray  # of Cell, one axis for each axis of the value
+Cells = Any  # a numpy array of Cell, one axis for each axis of the value
 OLD = Cell()
 OLD_NONNEG = Cell(nonneg=TRUE)
 
@@ -133,10 +134,7 @@ class Flow:
     ) -> tuple[tuple[int, int], ...]:
         """(axis, atom) of every fresh digit of a block, in order."""
         return tuple(
-            (axis, d.atom)
-            for axis, i in enumerate(index)
-            for d in grid[axis][i].digits
-            if d.fresh
+            (axis, d.atom) for axis, i in enumerate(index) for d in grid[axis][i].digits if d.fresh
         )
 
     @staticmethod
@@ -157,9 +155,7 @@ class Flow:
             return self.build(
                 value,
                 lambda _, fresh: (
-                    Cell(fresh_zero, (FALSE,) * len(fresh), None)
-                    if fresh
-                    else Cell(nonneg=nonneg)
+                    Cell(fresh_zero, (FALSE,) * len(fresh), None) if fresh else Cell(nonneg=nonneg)
                 ),
             )
         raise AssertionError(f"{value!r} is used before it is computed")

@@ -105,7 +105,8 @@ class Assignment:
             self._assign(f)
             return True
         if f.kind == "and":
-            return all([self.units(p) for p in f.args])  # type: ignore[arg-type]
+            done = [self.units(p) for p in f.args]  # type: ignore[arg-type]  # every part, also after a failure
+            return all(done)
         live = [p for p in f.args if self.holds(p) is not False]  # type: ignore[arg-type]
         return self.units(live[0]) if len(live) == 1 else True  # type: ignore[arg-type]
 

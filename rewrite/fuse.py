@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-
 from meristem.rewrite.graph import Graph, Literal, Op, Value
 
 _THROUGH = ("cast", "identity")
@@ -33,7 +32,13 @@ class _Norm:
     """A match: the final product, what it normalises, epsilon, and the native reductions."""
 
     def __init__(
-        self, last: Op, x: Value, eps: Literal, axes: tuple[int, ...], center: bool, reducers: list[Op]
+        self,
+        last: Op,
+        x: Value,
+        eps: Literal,
+        axes: tuple[int, ...],
+        center: bool,
+        reducers: list[Op],
     ) -> None:
         self.last, self.x, self.eps, self.axes = last, x, eps, axes
         self.center, self.reducers = center, reducers
@@ -44,9 +49,11 @@ class _Norm:
             v.uses.remove((op, i))
         op.kind = "norm"
         op.inputs = (self.x, self.eps)
-        op.attrs = {"axes": self.axes, "center": self.center, "reducers": tuple(
-            r.native for r in self.reducers
-        )}
+        op.attrs = {
+            "axes": self.axes,
+            "center": self.center,
+            "reducers": tuple(r.native for r in self.reducers),
+        }
         op.origin = "layer norm spelled out" if self.center else "rms norm spelled out"
         op.slots = {}
         for i, v in enumerate(op.inputs):

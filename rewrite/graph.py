@@ -85,7 +85,9 @@ class Literal(Value):
 
     data: Array = field(default_factory=lambda: np.zeros(()))
     slot: Slot | None = None
-    implicit: bool = False  # an attention scale equal to 1/sqrt(its own size), the operator's default
+    implicit: bool = (
+        False  # an attention scale equal to 1/sqrt(its own size), the operator's default
+    )
 
 
 @dataclass(eq=False, slots=True)

@@ -61,8 +61,11 @@ class Plan:
     def options(self) -> dict[str, Any]:
         """Keyword arguments that repeat this plan."""
         return {
-            "method": self.method, "boundary": self.boundary, "compensate": self.compensate,
-            "at": self.at, "seed": self.seed,
+            "method": self.method,
+            "boundary": self.boundary,
+            "compensate": self.compensate,
+            "at": self.at,
+            "seed": self.seed,
         }
 
     def explain(self) -> str:
@@ -77,10 +80,13 @@ class Plan:
             f"{len(self.constants)} constants change"
         )
         for title, rows in (
-            ("proof", self.proof), ("constants", self.constants),
-            ("operators added at run time", self.added), ("locked twins", self.locked),
+            ("proof", self.proof),
+            ("constants", self.constants),
+            ("operators added at run time", self.added),
+            ("locked twins", self.locked),
             ("new weights that cannot train (both factors zero)", self.saddles),
-            ("weights without users, carried along", self.unused), ("notes", self.notes),
+            ("weights without users, carried along", self.unused),
+            ("notes", self.notes),
         ):
             if rows:
                 lines.append(f"{title}:")
@@ -100,7 +106,9 @@ class Plan:
             data = json.loads(text)
             if data.pop("meristem_plan") != VERSION:
                 raise CarrierError("the plan was written by another version; make it again")
-            data["changes"] = [Change(**{**c, "strategies": tuple(c["strategies"])}) for c in data["changes"]]
+            data["changes"] = [
+                Change(**{**c, "strategies": tuple(c["strategies"])}) for c in data["changes"]
+            ]
             data["weights"] = {n: expansion_from(e) for n, e in data["weights"].items()}
             data["clones"] = {n: (s, h) for n, (s, h) in data["clones"].items()}
             return Plan(**data)
@@ -128,7 +136,9 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         tuple(Lift(_term(t)) for t in data["axes"]),
         {tuple(i): Fill(kind, digit, tuple(source)) for i, kind, digit, source in data["fills"]},
         {tuple(i): float(s) for i, s in data["scales"]},
-        data["shift"], data["seed"], data["progression"],
+        data["shift"],
+        data["seed"],
+        data["progression"],
     )
 
 

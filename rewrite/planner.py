@@ -49,10 +49,17 @@ class Solution:
         of them. One live product suffices: it moves the coordinates, and then the others.
         """
         holds = self.assignment.holds
-        dead = [(op, atoms) for op, x, y, atoms in self.flow.products
-                if holds(x) is True and holds(y) is True]
-        alive = {a for op, x, y, atoms in self.flow.products for a in atoms
-                 if not (holds(x) is True and holds(y) is True)}
+        dead = [
+            (op, atoms)
+            for op, x, y, atoms in self.flow.products
+            if holds(x) is True and holds(y) is True
+        ]
+        alive = {
+            a
+            for op, x, y, atoms in self.flow.products
+            for a in atoms
+            if not (holds(x) is True and holds(y) is True)
+        }
         return [(op, atoms - alive) for op, atoms in dead if atoms - alive]
 
     @property
@@ -88,8 +95,11 @@ def solve(
             solution.tried = tried
             raised = _awake(solution, orders, level)
             if best is not None or not raised:
-                return best if best is not None and len(best.saddles) <= len(solution.saddles) \
+                return (
+                    best
+                    if best is not None and len(best.saddles) <= len(solution.saddles)
                     else solution
+                )
             best = solution  # another strategy may train better; it must still preserve
         elif best is not None:
             return best
@@ -103,7 +113,11 @@ def solve(
 
 
 def _attempt(
-    eq: Equations, sizes: Mapping[Term, int], choice: dict[Term, str], compensate: str, boundary: str
+    eq: Equations,
+    sizes: Mapping[Term, int],
+    choice: dict[Term, str],
+    compensate: str,
+    boundary: str,
 ) -> tuple[Solution, list[Failure]]:
     """One flow under one choice of strategies, with everything that it leaves unmet."""
     growth = Growth(dict(sizes), choice)
@@ -142,9 +156,7 @@ def _settle(flow: Flow, assignment: Assignment) -> list[Failure]:
         if len(rest) == len(pending):
             break
         pending = rest
-    for o in pending:
-        if not assignment.choose(o.formula):
-            failed.append(o)
+    failed += [o for o in pending if not assignment.choose(o.formula)]
     return [Failure(o.op, o.why, o.atoms) for o in failed]
 
 
@@ -167,7 +179,9 @@ def _refusal(
     return NotPreserved(
         f"{what} cannot grow without changing the function: {first.op.where} {first.why}"
         f" (tried {', '.join(used)}); {advice}",
-        op=first.op.origin, place=first.op.place, reason=first.why,
+        op=first.op.origin,
+        place=first.op.place,
+        reason=first.why,
         failures=[(f.op.where, f.why) for f in failures],
         strategies={names.get(t, str(t.size)): s for t, s in strategies.items()},
     )

@@ -14,7 +14,19 @@ from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Literal, Op, Value, Weight
 
 # Operators between the scores and their softmax, and between the softmax and the values.
-_SCORE = {"add", "sub", "where", "mul", "div", "cast", "identity", "tanh", "reshape", "expand", "maximum"}
+_SCORE = {
+    "add",
+    "sub",
+    "where",
+    "mul",
+    "div",
+    "cast",
+    "identity",
+    "tanh",
+    "reshape",
+    "expand",
+    "maximum",
+}
 _LAYOUT = {"reshape", "permute", "expand", "slice", "concat", "cast", "identity", "pad"}
 
 
@@ -65,7 +77,13 @@ def _attention(op: Op, eq: Equations, in_weights: set[Term]) -> Attention | None
         heads += [f for f in factors_of(t) if f.kind == "atom" and f in in_weights]
     value = mix.inputs[1] if _leads(op.output, mix.inputs[0]) else mix.inputs[0]
     return Attention(
-        op, query, key, value, tuple(heads), tuple(_absent(key, heads, eq)), terms[summed[0]],
+        op,
+        query,
+        key,
+        value,
+        tuple(heads),
+        tuple(_absent(key, heads, eq)),
+        terms[summed[0]],
         _kept(mix, value, heads, keys_axis, eq),
     )
 
@@ -99,9 +117,7 @@ def _mix(op: Op, eq: Equations) -> Op | None:
             seen.add(id(user))
             if user.kind == "contract":
                 labels = user.attrs["labels"]
-                summed = [
-                    t for k, t in zip(labels[i], eq.of(v), strict=True) if k not in labels[2]
-                ]
+                summed = [t for k, t in zip(labels[i], eq.of(v), strict=True) if k not in labels[2]]
                 if any(find(t) is axis for t in summed):
                     return user
             elif user.kind in _SCORE | {"isnan"}:
@@ -165,7 +181,11 @@ def streams(graph: Graph, eq: Equations) -> list[Term]:
         if op.kind != "add" or not op.output.is_float:
             continue
         a, b = op.inputs
-        if a.shape != b.shape or isinstance(a, (Weight, Literal)) or isinstance(b, (Weight, Literal)):
+        if (
+            a.shape != b.shape
+            or isinstance(a, (Weight, Literal))
+            or isinstance(b, (Weight, Literal))
+        ):
             continue
         if _reaches(a, b, order) or _reaches(b, a, order):
             for t in eq.of(op.output):

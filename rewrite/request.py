@@ -46,7 +46,8 @@ def resolve(
                 raise SelectorError(
                     f"{known[1]!r} and {selector!r} are equally specific and ask for different sizes "
                     f"of {d.name}; give its full name",
-                    selector=selector, dimension=d.name,
+                    selector=selector,
+                    dimension=d.name,
                 )
     wishes = [Wish(by_name[n], t, s) for n, (_, s, t) in chosen.items()]
     _refuse_pinned(wishes, boundary)
@@ -77,9 +78,9 @@ def specificity(selector: str, names: Mapping[str, Dimension]) -> int:
 def check_target(selector: str, target: Target) -> None:
     """An int, "+n" or "xf"."""
     if isinstance(target, bool) or not isinstance(target, (int, str)):
-        raise SizeError(f"{selector}: {target!r} is not a size; give 64, \"+8\" or \"x1.5\"")
+        raise SizeError(f'{selector}: {target!r} is not a size; give 64, "+8" or "x1.5"')
     if isinstance(target, str) and not re.fullmatch(r"\+?\d+|x\d+(\.\d+)?", target.strip()):
-        raise SizeError(f"{selector}: {target!r} is not a size; give 64, \"+8\" or \"x1.5\"")
+        raise SizeError(f'{selector}: {target!r} is not a size; give 64, "+8" or "x1.5"')
 
 
 def wanted(target: Target, size: int) -> tuple[int, bool]:
@@ -111,7 +112,10 @@ def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
         advice += f" and {len(free) - 4} more" if len(free) > 4 else ""
     raise PinnedDimension(
         f"{d.name} ({d.size}) cannot grow: {d.pinned}{advice}",
-        dimension=d.name, reason=d.pinned, selector=pinned[0].selector, rest=free,
+        dimension=d.name,
+        reason=d.pinned,
+        selector=pinned[0].selector,
+        rest=free,
     )
 
 

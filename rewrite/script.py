@@ -104,9 +104,7 @@ def full_lift(term: Term, growth: Growth) -> Lift:
     return Lift(nested(term))
 
 
-def _fill(
-    solution: Solution, w: Weight, grid: Any, index: tuple[int, ...], digits: Any
-) -> Fill:
+def _fill(solution: Solution, w: Weight, grid: Any, index: tuple[int, ...], digits: Any) -> Fill:
     held = solution.assignment.held.get((w, index), set())
     if ZERO in held:
         return Fill("zero")
@@ -128,7 +126,8 @@ def _sizes(graph: Graph, solution: Solution) -> list[SizeEdit]:
             if known.new != edit.new:
                 raise NotPreserved(
                     f"{op.where} states one size for two axes that grow differently",
-                    op=op.origin, place=op.place,
+                    op=op.origin,
+                    place=op.place,
                 )
     return list(out.values())
 

@@ -1,5 +1,6 @@
 """Operator semantics by family. Importing this package fills the registry."""
 
+from meristem.rewrite.registry import Semantics, kinds, register, semantics
 from meristem.rewrite.semantics import (
     barrier,
     contraction,
@@ -11,7 +12,6 @@ from meristem.rewrite.semantics import (
     pool,
     reduce,
 )
-from meristem.rewrite.registry import Semantics, kinds, register, semantics
 
 __all__ = [
     "Semantics",

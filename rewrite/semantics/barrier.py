@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meristem.rewrite.errors import UnsupportedOperator
 from meristem.rewrite.flow import OLD, Flow
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, register
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,11 @@ class Opaque(Base):
         raise UnsupportedOperator(
             f"{op.where} has no semantics, so it cannot be evaluated in float64; "
             "add a block in rewrite/semantics/ (docs/add-an-operator.md)",
-            op=op.origin, place=op.place,
+            op=op.origin,
+            place=op.place,
         )
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         for v in (*op.inputs, *op.outputs):
             for t in eq.of(v):
                 eq.pin(t, "has no semantics", opaque=True)

@@ -9,16 +9,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from meristem.rewrite.axes import Term
 from meristem.rewrite.flow import Cell, Flow, combinations
-from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
+from meristem.rewrite.formula import FALSE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
-from meristem.rewrite.scale import Linear
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.scale import Linear
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
+    from meristem.rewrite.sizes import SizeEdit, Sizes
 
 Labels = tuple[int, ...]
 
@@ -48,7 +52,7 @@ class Contract(Base):
         a, b, out = ([number[k] for k in part] for part in labels)  # einsum knows 52 letters
         return [np.einsum(arrays[0], a, arrays[1], b, out, optimize=True)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         a, b, out = labels_of(op)
         term: dict[int, Term] = {}
         for labels, value in ((a, op.inputs[0]), (b, op.inputs[1])):
@@ -97,8 +101,12 @@ class Mixing:
         for combo in self.sums:
             where.update(zip(self.summed, combo, strict=True))
             x, y = self._at(0, where), self._at(1, where)
-            new = [d for k, i in zip(self.summed, combo, strict=True)
-                   for d in self.blocks[k][i].digits if d.fresh]
+            new = [
+                d
+                for k, i in zip(self.summed, combo, strict=True)
+                for d in self.blocks[k][i].digits
+                if d.fresh
+            ]
             vanishes = any_of([y.zero, x.zero])
             if not fresh and new:
                 self._oblige(vanishes, x, y, where, new)
@@ -107,8 +115,14 @@ class Mixing:
             else:
                 zeros.append(vanishes)
                 for k, (axis, atom) in enumerate(fresh):
-                    twins[k].append(any_of([self._twin(where, fresh, k, axis, atom), vanishes_for(
-                        self.labels, self.out[axis], x, y)]))
+                    twins[k].append(
+                        any_of(
+                            [
+                                self._twin(where, fresh, k, axis, atom),
+                                vanishes_for(self.labels, self.out[axis], x, y),
+                            ]
+                        )
+                    )
         if not fresh:
             return Cell(scale=self.flow.equal_scales(scales, "sums blocks"))
         return Cell(all_of(zeros), tuple(all_of(t) for t in twins), None)
@@ -122,7 +136,9 @@ class Mixing:
             self.flow.oblige(copies, "sums over copies, which must be equal", atoms)
         else:
             self.flow.products.append((self.op, x.zero, y.zero, frozenset(atoms)))
-            self.flow.oblige(vanishes, "sums over new coordinates, so one factor must be zero", atoms)
+            self.flow.oblige(
+                vanishes, "sums over new coordinates, so one factor must be zero", atoms
+            )
 
     def _summed_twins(self, side: int, cell: Cell, where: dict[int, int]) -> list[Formula]:
         own = iter(cell.twins)
@@ -203,16 +219,18 @@ class Conv(Base):
         y = np.zeros((x.shape[0], x.shape[1], w.shape[1], *sizes), np.result_type(x, w))
         for k in np.ndindex(*w.shape[3:]):
             window = tuple(
-                slice(k[i] * at["dilation"][i],
-                      k[i] * at["dilation"][i] + (sizes[i] - 1) * at["stride"][i] + 1,
-                      at["stride"][i])
+                slice(
+                    k[i] * at["dilation"][i],
+                    k[i] * at["dilation"][i] + (sizes[i] - 1) * at["stride"][i] + 1,
+                    at["stride"][i],
+                )
                 for i in range(rank)
             )
-            y += np.einsum("ngc...,goc->ngo...", x[(..., *window)], w[(..., *k)])
+            y += np.einsum("ngc...,goc->ngo...", x[_trailing(window)], w[_trailing(k)])
         assert y.ndim == len(out)
         return [y]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x, w = eq.of(op.inputs[0]), eq.of(op.inputs[1])
         eq.equal(x[1], w[0])
         eq.equal(x[2], w[2])
@@ -232,7 +250,7 @@ class Conv(Base):
             mixing.blocks[30 + i] = g
         mixing.run()
 
-    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+    def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         return sizes.scalar(op, "groups", sizes.terms(op.inputs[1])[0])
 
     def vanishes(self, op: Op) -> Vanishing:
@@ -255,7 +273,7 @@ class GroupedContract(Base):
             start = int(end)
         return [y]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x, w, ends = (eq.of(v) for v in op.inputs)
         eq.equal(x[1], w[1])
         eq.equal(w[0], ends[0])
@@ -267,6 +285,11 @@ class GroupedContract(Base):
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing((0, 1), any=True)
+
+
+def _trailing(index: tuple[Any, ...]) -> Any:
+    """An index of the last axes."""
+    return (..., *index)
 
 
 register("contract", Contract())

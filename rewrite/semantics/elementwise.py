@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from meristem.rewrite.axes import Term
 from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
-from meristem.rewrite.scale import NONE, Linear
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.scale import NONE, Linear
 from meristem.rewrite.semantics.functions import (
     cast,
     elu,
@@ -35,6 +35,9 @@ from meristem.rewrite.semantics.functions import (
     sigmoid,
     softplus,
 )
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
 
 Sign = tuple[Formula, Formula]  # (non-negative, positive)
 
@@ -69,18 +72,21 @@ class Row(Base):
             out = self.function(*arrays, **op.attrs.get("options", {}))
         return [np.asarray(out)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         shape = op.output.shape
         out: list[Term | None] = [None] * len(shape)
         for v in op.inputs:
             skip = len(shape) - len(v.shape)
             for i, t in enumerate(eq.of(v)):
                 if t.size != 1:
-                    if out[skip + i] is None:
+                    known = out[skip + i]
+                    if known is None:
                         out[skip + i] = t
                     else:
-                        eq.equal(out[skip + i], t)
-        eq.set(op.output, [t if t is not None else Term(n) for t, n in zip(out, shape, strict=True)])
+                        eq.equal(known, t)
+        eq.set(
+            op.output, [t if t is not None else Term(n) for t, n in zip(out, shape, strict=True)]
+        )
 
     def transfer(self, op: Op, flow: Flow) -> None:
         views = operand_views(op, flow)
@@ -94,9 +100,7 @@ class Row(Base):
             if not fresh:
                 zero = self._zero(cells) if scale is None else FALSE
                 return Cell(zero, (), scale, nonneg, pos)
-            twins = tuple(
-                self._twin(op, flow, cells, k, atom) for k, (_, atom) in enumerate(fresh)
-            )
+            twins = tuple(self._twin(op, flow, cells, k, atom) for k, (_, atom) in enumerate(fresh))
             return Cell(self._zero(cells), twins, None, nonneg, pos)
 
         flow.set(op.output, flow.build(op.output, make))
@@ -151,7 +155,7 @@ class Row(Base):
                 return scales[0] * float(exponent.data.flat[0])
         for s in scales:
             flow.require_unscaled(s, "is not homogeneous")
-        return NONE if any(s is not None for s in scales) or not scales else NONE
+        return NONE
 
     def vanishes(self, op: Op) -> Vanishing:
         if self.zero in ("keep", "first"):
@@ -191,13 +195,11 @@ def operand_views(
     copy of it; it is not zero by virtue of that axis.
     """
     rank = len(op.output.shape)
-    out = []
+    out: list[Any] = []
     for v in op.inputs:
         cells = flow.of(v)
         skip = rank - len(v.shape)
-        present = [
-            i >= skip and (v.shape[i - skip] == op.output.shape[i]) for i in range(rank)
-        ]
+        present = [i >= skip and (v.shape[i - skip] == op.output.shape[i]) for i in range(rank)]
 
         def view(
             index: tuple[int, ...],
@@ -206,7 +208,9 @@ def operand_views(
             skip: int = skip,
             present: list[bool] = present,
         ) -> Cell:
-            cell: Cell = cells[tuple(i if present[skip + a] else 0 for a, i in enumerate(index[skip:]))]
+            cell: Cell = cells[
+                tuple(i if present[skip + a] else 0 for a, i in enumerate(index[skip:]))
+            ]
             if not fresh:
                 return cell
             own = iter(cell.twins)
@@ -274,8 +278,14 @@ class Power(Row):
         domain = "" if whole else ("nonneg" if p is not None and p > 0 else "pos")
         keep = "keep" if p is not None and p > 0 else "none"
         row = Row(
-            self.kind, 2, self.function, keep, p == 1, "power",
-            (lambda x, _: (TRUE, x.pos)) if even else power_sign, "",
+            self.kind,
+            2,
+            self.function,
+            keep,
+            p == 1,
+            "power",
+            (lambda x, _: (TRUE, x.pos)) if even else power_sign,
+            "",
         )
         views = operand_views(op, flow)
         if domain:
@@ -362,9 +372,15 @@ ROWS = [
     *(
         Row(kind, 2, function, scale="compare", result="bool", sign=_nonneg)
         for kind, function in (
-            ("eq", np.equal), ("ne", np.not_equal), ("lt", np.less), ("le", np.less_equal),
-            ("gt", np.greater), ("ge", np.greater_equal), ("and", np.logical_and),
-            ("or", np.logical_or), ("xor", np.logical_xor),
+            ("eq", np.equal),
+            ("ne", np.not_equal),
+            ("lt", np.less),
+            ("le", np.less_equal),
+            ("gt", np.greater),
+            ("ge", np.greater_equal),
+            ("and", np.logical_and),
+            ("or", np.logical_or),
+            ("xor", np.logical_xor),
         )
     ),
     Row("bit_and", 2, np.bitwise_and),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,12 @@ from meristem.rewrite.axes import Term, cat, cut, prod
 from meristem.rewrite.flow import OLD, Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE
 from meristem.rewrite.graph import Array, Op, Shape, Value
-from meristem.rewrite.scale import NONE
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.scale import NONE
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
+    from meristem.rewrite.sizes import SizeEdit, Sizes
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Reshape(Base):
     def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
         return [arrays[0].reshape(op.output.shape)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         before = eq.of(op.inputs[0])
         after = [Term(n) for n in op.output.shape]
         eq.set(op.output, _keep(before, op.output.shape) or after)
@@ -50,7 +54,7 @@ class Reshape(Base):
         scale = flow.equal_scales([c.scale for c in cells.flat], "regroups axes that do not align")
         flow.fill(op.output, Cell(scale=scale))
 
-    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+    def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         terms = sizes.terms(op.output)
         if "pieces" in op.slots:  # the carrier states only the sizes that one axis is split into
             first, count = op.attrs["first"], op.attrs["count"]
@@ -80,7 +84,7 @@ class Permute(Base):
     def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
         return [np.transpose(arrays[0], op.attrs["perm"])]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
         eq.set(op.output, [x[i] for i in op.attrs["perm"]])
 
@@ -115,7 +119,7 @@ class Expand(Base):
     def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
         return [np.broadcast_to(arrays[0], op.output.shape)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
         skip = len(op.output.shape) - len(x)
         terms = [Term(n) for n in op.output.shape]
@@ -135,10 +139,10 @@ class Expand(Base):
 
         flow.set(op.output, flow.build(op.output, make))
 
-    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+    def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         terms = sizes.terms(op.output)
         if "entries" in op.attrs:  # repeats: the carrier states counts of these axes only
-            terms = [terms[a] for a in op.attrs["entries"]]
+            terms = tuple(terms[a] for a in op.attrs["entries"])
         if "times" in op.slots:
             return sizes.scalar(op, "times", terms[0])
         return sizes.vector(op, "shape", terms)
@@ -162,7 +166,7 @@ class Slice(Base):
         index[at["axis"]] = slice(at["start"], at["end"], at.get("step", 1))
         return [arrays[0][tuple(index)]]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         at = op.attrs
         x = list(eq.of(op.inputs[0]))
         axis, step = at["axis"], at.get("step", 1)
@@ -182,7 +186,7 @@ class Slice(Base):
         eq.set(op.output, x)
 
     @staticmethod
-    def _strided(eq: Any, t: Term, start: int, step: int, length: int) -> Term:
+    def _strided(eq: Equations, t: Term, start: int, step: int, length: int) -> Term:
         if t.size % step or length * step != t.size:
             out = Term(length)
             for x in (t, out):
@@ -226,7 +230,7 @@ class Slice(Base):
         index[axis] = slice(number, None, len(pieces))
         return x[tuple(index)]
 
-    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+    def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         axis = op.attrs["axis"]
         whole = sizes.terms(op.inputs[0])[axis]
         if not sizes.touches(whole):
@@ -290,7 +294,7 @@ class Concat(Base):
     def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
         return [np.concatenate(arrays, axis=op.attrs["axis"])]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         axis = op.attrs["axis"]
         rows = [eq.of(v) for v in op.inputs]
         out = list(rows[0])
@@ -313,12 +317,14 @@ class Pad(Base):
     """``pads`` = (before, after) for every axis, filled with the constant ``value``."""
 
     def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
-        return [tuple(n + lo + hi for n, (lo, hi) in zip(inputs[0].shape, attrs["pads"], strict=True))]
+        return [
+            tuple(n + lo + hi for n, (lo, hi) in zip(inputs[0].shape, attrs["pads"], strict=True))
+        ]
 
     def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
         return [np.pad(arrays[0], op.attrs["pads"], constant_values=op.attrs["value"])]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         out = []
         for t, (lo, hi) in zip(eq.of(op.inputs[0]), op.attrs["pads"], strict=True):
             ends = [Term(lo), Term(hi)]
@@ -366,7 +372,7 @@ class Rearrange(Base):
             return [np.flip(arrays[0], axes)]
         return [np.roll(arrays[0], tuple(op.attrs["shifts"]), axes)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x = list(eq.of(op.inputs[0]))
         for a in op.attrs["axes"]:
             eq.pin(x[a], "moves coordinates by position")

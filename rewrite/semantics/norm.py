@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,12 @@ from meristem.rewrite.blocks import Block
 from meristem.rewrite.flow import Cell, Flow, combinations
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
-from meristem.rewrite.scale import NONE, Linear
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.scale import NONE, Linear
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
+    from meristem.rewrite.sizes import SizeEdit, Sizes
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,13 @@ class Norm(Base):
             x = x - x.mean(axis=axes, keepdims=True)
         return [x / np.sqrt((x * x).mean(axis=axes, keepdims=True) + eps)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         eq.set(op.output, eq.of(op.inputs[0]))
 
     def transfer(self, op: Op, flow: Flow) -> None:
         _NormFlow(op, flow).run()
 
-    def sizes(self, op: Op, sizes: Any) -> list[Any]:
+    def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         terms = sizes.terms(op.output)
         if "groups" in op.slots:  # x[n, groups, channels, ...]
             return sizes.scalar(op, "groups", terms[1])
@@ -88,7 +92,9 @@ class _NormFlow:
         old = [[b for b in self.grid[a] if not b.fresh] for a in self.over]
         digits = [d for blocks in old for d in blocks[0].digits if d.size > 1]
         if any(len(blocks) != 1 for blocks in old) or len(digits) != 1:
-            self.flow.fail("normalises several pieces at once, which mean fill does not keep", self.atoms)
+            self.flow.fail(
+                "normalises several pieces at once, which mean fill does not keep", self.atoms
+            )
 
     def _copies(self) -> set[float]:
         """How many times as many coordinates every old piece becomes."""
@@ -107,7 +113,12 @@ class _NormFlow:
             at = list(index)
             for a, i in zip(self.over, combo, strict=True):
                 at[a] = i
-            out.append((self.cells[tuple(at)], tuple(self.grid[a][i] for a, i in zip(self.over, combo, strict=True))))
+            out.append(
+                (
+                    self.cells[tuple(at)],
+                    tuple(self.grid[a][i] for a, i in zip(self.over, combo, strict=True)),
+                )
+            )
         return out
 
     def _cell(self, index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
@@ -133,7 +144,9 @@ class _NormFlow:
             for k, (_, atom) in enumerate(fresh)
         )
         if not self._eps_positive():
-            self.flow.fail("has no epsilon, so a row of new zeros would be 0/0", [a for _, a in fresh])
+            self.flow.fail(
+                "has no epsilon, so a row of new zeros would be 0/0", [a for _, a in fresh]
+            )
         return Cell(zero, twins, None)
 
     def _eps_positive(self) -> bool:
@@ -152,7 +165,9 @@ class _NormFlow:
             elif self.strategies == {"copy"}:
                 flow.oblige(all_of(cell.twins), "normalises copies, which must be equal", new)
             elif self.strategies == {"mean"}:
-                flow.oblige(all_of(cell.twins), "subtracts the mean, so new coordinates must equal it", new)
+                flow.oblige(
+                    all_of(cell.twins), "subtracts the mean, so new coordinates must equal it", new
+                )
             elif self.center:
                 flow.fail("subtracts the mean, which new zeros change", new)
             else:

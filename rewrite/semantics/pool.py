@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,9 @@ class Pool(Base):
         filler = -np.inf if at["how"] == "max" else 0.0
         need = [
             (o - 1) * s + k - n - p
-            for o, s, k, n, p in zip(out, at["stride"], at["kernel"], x.shape[-rank:], at["pads"],
-                                     strict=True)
+            for o, s, k, n, p in zip(
+                out, at["stride"], at["kernel"], x.shape[-rank:], at["pads"], strict=True
+            )
         ]
         pads = [(0, 0)] * (x.ndim - rank) + [
             (p, max(m, 0)) for p, m in zip(at["pads"], need, strict=True)
@@ -54,11 +58,11 @@ class Pool(Base):
                 slice(i, i + (o - 1) * s + 1, s)
                 for i, o, s in zip(k, out, at["stride"], strict=True)
             )
-            windows.append(padded[(..., *window)])
+            windows.append(padded[_trailing(window)])
         stack = np.stack(windows)
         return [stack.max(0) if at["how"] == "max" else stack.mean(0)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         rank = len(op.attrs["kernel"])
         x = list(eq.of(op.inputs[0]))
         for i in range(len(x) - rank, len(x)):
@@ -88,6 +92,11 @@ class Pool(Base):
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing((0,))
+
+
+def _trailing(window: tuple[Any, ...]) -> Any:
+    """An index of the last axes."""
+    return (..., *window)
 
 
 register("pool", Pool())

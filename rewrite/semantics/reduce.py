@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,8 +13,11 @@ from meristem.rewrite.axes import Term
 from meristem.rewrite.flow import Cell, Flow, combinations
 from meristem.rewrite.formula import FALSE, all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
-from meristem.rewrite.scale import NONE, Linear
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.scale import NONE, Linear
+
+if TYPE_CHECKING:
+    from meristem.rewrite.equations import Equations
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Sum(Base):
         f = np.mean if op.attrs["mean"] else np.sum
         return [np.asarray(f(arrays[0], axis=tuple(op.attrs["axes"]), keepdims=op.attrs["keep"]))]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
         eq.set(op.output, kept(x, op.attrs["axes"], op.attrs["keep"]))
 
@@ -56,7 +59,9 @@ class Sum(Base):
                 if fresh:
                     continue
                 if not new:
-                    times = Linear(_log_copies(flow, [d for a in over for d in grid[a][at[a]].digits]))
+                    times = Linear(
+                        _log_copies(flow, [d for a in over for d in grid[a][at[a]].digits])
+                    )
                     scales.append(None if cell.scale is None else cell.scale + times)
                 elif all(flow.growth.strategy(atom) == "copy" for atom in new):
                     flow.oblige(all_of(cell.twins), "sums over copies, which must be equal", new)
@@ -102,8 +107,13 @@ def kept(terms: Sequence[Term], axes: Sequence[int], keep: bool) -> list[Term]:
 
 
 _REDUCERS = {
-    "max": np.max, "min": np.min, "prod": np.prod, "any": np.any, "all": np.all,
-    "argmax": None, "argmin": None,
+    "max": np.max,
+    "min": np.min,
+    "prod": np.prod,
+    "any": np.any,
+    "all": np.all,
+    "argmax": None,
+    "argmin": None,
 }
 
 
@@ -127,7 +137,7 @@ class Extremum(Base):
             return [np.asarray(f(arrays[0], axis=axes[0], keepdims=keep))]
         return [np.asarray(_REDUCERS[how](arrays[0], axis=axes, keepdims=keep))]  # type: ignore[misc]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
         for a in op.attrs["axes"]:
             eq.pin(x[a], f"takes the {op.attrs['how']} over it")
@@ -152,7 +162,7 @@ class Softmax(Base):
             total = e.sum(axis=axis, keepdims=True)
             return [x - np.log(total) if op.attrs.get("log") else e / total]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
         eq.pin(x[op.attrs["axis"]], "normalises over it, and a new entry would take weight")
         eq.set(op.output, x)
@@ -193,7 +203,7 @@ class Scan(Base):
             order = np.take(order, range(op.attrs["k"]), axis=axis)
         return [order if how in ("argsort", "topk_index") else np.take_along_axis(x, order, axis)]
 
-    def axes(self, op: Op, eq: Any) -> None:
+    def axes(self, op: Op, eq: Equations) -> None:
         x = list(eq.of(op.inputs[0]))
         along_axes = [-2, -1] if op.attrs["how"] in ("tril", "triu") else [op.attrs["axis"]]
         for a in along_axes:

@@ -1,0 +1,146 @@
+"""Lowering of ATen: reductions, orders and windows along axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meristem.carriers.aten import Call, aten
+from meristem.rewrite.graph import Value
+
+
+def _axes(c: Call, name: str = "dim") -> tuple[int, ...]:
+    rank = len(c.value("self").shape)
+    got = c.num(name) if name in c.position else None
+    if got is None or got == []:
+        return tuple(range(rank))
+    return tuple(a % rank for a in (got if isinstance(got, list) else [got]))
+
+
+@aten("sum.dim_IntList", "mean.dim", "sum.default", "mean.default")
+def total(c: Call) -> Value:
+    x = c.value("self")
+    if not x.is_float and "sum" in str(c.node.target):
+        x = c.b.apply("cast", x, options={"to": c.dtype()}, dtype=c.dtype())
+    keep = bool(c.args.get("keepdim") or False)
+    return c.b.apply("sum", x, axes=_axes(c), keep=keep, mean="mean" in str(c.node.target))
+
+
+@aten(
+    "amax.default",
+    "amin.default",
+    "any.dim",
+    "any.default",
+    "all.default",
+    "all.dim",
+    "prod.dim_int",
+)
+def extremum(c: Call) -> Value:
+    how = (
+        str(c.node.target).split(".")[1].removeprefix("a")
+        if "am" in str(c.node.target)
+        else str(c.node.target).split(".")[1]
+    )
+    keep = bool(c.args.get("keepdim") or False)
+    return c.b.apply("extremum", c.value("self"), axes=_axes(c), keep=keep, how=how)
+
+
+@aten("argmax.default", "argmin.default")
+def argmax(c: Call) -> Value | None:
+    if c.args["dim"] is None:
+        return None
+    how = str(c.node.target).split(".")[1]
+    return c.b.apply(
+        "extremum", c.value("self"), axes=_axes(c), keep=bool(c.args["keepdim"]), how=how
+    )
+
+
+@aten("softmax.int", "_softmax.default", "log_softmax.int", "_log_softmax.default")
+def softmax(c: Call) -> Value:
+    x = c.value("self")
+    return c.b.apply(
+        "softmax", x, axis=c.num("dim") % len(x.shape), log="log" in str(c.node.target)
+    )
+
+
+@aten("cumsum.default")
+def cumsum(c: Call) -> Value:
+    x = c.value("self")
+    x = (
+        c.b.apply("cast", x, options={"to": c.dtype()}, dtype=c.dtype())
+        if x.dtype != c.dtype()
+        else x
+    )
+    return c.b.apply("scan", x, how="cumsum", axis=c.num("dim") % len(x.shape))
+
+
+@aten("diff.default")
+def diff(c: Call) -> Value | None:
+    x, before, after = c.value("self"), c.maybe("prepend"), c.maybe("append")
+    if c.num("n") != 1 or x.dtype == "bool":
+        return None
+    axis = c.num("dim") % len(x.shape)
+    parts = [v for v in (before, x, after) if v is not None]
+    whole = c.b.concat(parts, axis) if len(parts) > 1 else x
+    return c.b.apply("scan", whole, how="diff", axis=axis)
+
+
+@aten("tril.default", "triu.default")
+def triangle(c: Call) -> Value:
+    how = str(c.node.target).split(".")[1]
+    return c.b.apply("scan", c.value("self"), how=how, k=c.num("diagonal"))
+
+
+@aten("topk.default", "sort.default", "sort.stable")
+def order(c: Call) -> list[Value]:
+    x = c.value("self")
+    axis = c.num("dim") % len(x.shape)
+    if "topk" in str(c.node.target):
+        at = {"axis": axis, "k": c.num("k"), "descending": bool(c.args["largest"])}
+        return [c.b.apply("scan", x, how=how, **at) for how in ("topk", "topk_index")]
+    at = {"axis": axis, "descending": bool(c.args["descending"])}
+    return [c.b.apply("scan", x, how=how, **at) for how in ("sort", "argsort")]
+
+
+@aten(
+    "max_pool2d.default",
+    "avg_pool2d.default",
+    "max_pool1d.default",
+    "avg_pool1d.default",
+    "adaptive_avg_pool2d.default",
+    "adaptive_avg_pool1d.default",
+    "max_pool2d_with_indices.default",
+    "_adaptive_avg_pool2d.default",
+)
+def pool(c: Call) -> Any:
+    name = str(c.node.target).split(".")[1]
+    x = c.value("self")
+    rank = 2 if "2d" in name else 1
+
+    def each(arg: str, default: int) -> list[int]:
+        got = c.num(arg) if arg in c.position else None
+        got = [default] if got in (None, []) else got if isinstance(got, list) else [got]
+        return got * rank if len(got) == 1 else got
+
+    if "adaptive" in name:
+        target = each("output_size", 1)
+        spatial = x.shape[-rank:]
+        if any(n % t for n, t in zip(spatial, target, strict=True)):
+            return None
+        kernel = [n // t for n, t in zip(spatial, target, strict=True)]
+        attrs: dict[str, Any] = {"kernel": kernel, "stride": kernel, "pads": [0] * rank}
+    else:
+        kernel = each("kernel_size", 1)
+        stride = each("stride", 0)
+        attrs = {
+            "kernel": kernel,
+            "stride": kernel if stride == [0] * rank else stride,
+            "pads": each("padding", 0),
+        }
+        if any(d != 1 for d in each("dilation", 1)) or c.args.get("divisor_override"):
+            return None
+        if c.args.get("count_include_pad") is False and any(attrs["pads"]):
+            return None
+    how = "max" if "max" in name else "mean"
+    attrs = {k: tuple(v) for k, v in attrs.items()}
+    y = c.b.apply("pool", x, how=how, ceil=bool(c.args.get("ceil_mode") or False), **attrs)
+    return [y, None] if "with_indices" in name else y
