@@ -1,0 +1,1 @@
+"""Tests of the rewriting core, one file for each module or property."""
