@@ -151,13 +151,13 @@ def demo(
     folder: Annotated[Path, typer.Option("--out", help="where the files go")] = Path(
         "meristem-demo"
     ),
-    seconds: Annotated[float, typer.Option(help="how long the small model trains, about")] = 20.0,
+    steps: Annotated[int, typer.Option(min=1, help="training steps of the small model")] = 240,
 ) -> None:
     """Train a small model, grow it every way at once, verify it, and train on."""
     with out.command(json=False):
         from meristem.demo import run
 
-        code = run(folder, seconds)
+        code = run(folder, steps)
     raise typer.Exit(code)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 SAME, DIFFERS, REFUSED, BROKEN, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -75,10 +76,13 @@ def show(*parts: RenderableType) -> None:
         console.print(part)
 
 
+def show_text(words: str, style: str = "") -> None:
+    """Print words as they are, brackets and all."""
+    show(Text(words, style=style))
+
+
 def exit_code(report: Any) -> int:
     """0 where something was measured and nothing differs, 1 where it differs, else 2."""
-    verdicts = [str(v) for v in report.levels.values()]
-    if any(v.startswith("differs") for v in verdicts):
-        return DIFFERS
-    checked = [v for v in verdicts if not v.startswith("not checked")]
-    return SAME if checked else REFUSED
+    if report.ok:
+        return SAME
+    return DIFFERS if any(v.checked for v in report.levels.values()) else REFUSED

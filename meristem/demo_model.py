@@ -1,7 +1,7 @@
 """The model that the demonstration trains: a small decoder over bytes, written by hand.
 
-Pre-norm RMS norms, rotary positions, grouped queries, a gated MLP, tied embeddings and dropout: what
-a reader knows from today's language models, on one page. The library knows nothing of this file.
+Pre-norm RMS norms, rotary positions, grouped queries, a gated MLP, tied embeddings and dropout:
+today's language models on one page. The library knows nothing of this file.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def dimension_tables(dimensions: Sequence[Dimension]) -> list[RenderableType]:
 
 
 def rows(dimensions: Sequence[Dimension]) -> list[tuple[str, str, int, int, str]]:
-    """(kind, places, size, number of weights, reason); places that differ in numbers are one row."""
+    """(kind, places, size, number of weights, reason); places that differ in numbers merge."""
     groups: dict[tuple[str, str, int, str], list[Dimension]] = {}
     for d in dimensions:
         key = (d.kind, _pattern(d.place), d.size, _pattern(d.pinned or ""))
@@ -193,10 +194,6 @@ def verification(report: Any) -> RenderableType:
 
 
 def verification_data(report: Any) -> dict[str, Any]:
-    """``ok``, the verdict of each level, and whatever the report measured."""
-    more = report.to_data() if hasattr(report, "to_data") else {}
-    return {
-        "ok": bool(report.ok),
-        "levels": {name: str(v) for name, v in report.levels.items()},
-        **{k: v for k, v in more.items() if k not in ("ok", "levels")},
-    }
+    """``ok`` and, by level, word, reason, measures, inputs and notes."""
+    data: dict[str, Any] = json.loads(report.to_json())
+    return data
