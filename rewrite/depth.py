@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved, SizeError
 from meristem.rewrite.graph import Graph, Value, Weight
-from meristem.rewrite.numbering import join, replaced, within
-from meristem.rewrite.stacks import Block, Stack
+from meristem.rewrite.numbering import replaced, within
+from meristem.rewrite.renumber import renumber
+from meristem.rewrite.stacks import Stack
+from meristem.rewrite.steps import Block
 from meristem.rewrite.zeros import zeroed
 
 At = str | Sequence[int]
@@ -70,7 +72,9 @@ class DepthReport:
 
     def __str__(self) -> str:
         pairs = ", ".join(
-            f"a copy of block {s} before block {p}" if p < self.old else f"a copy of block {s} at the end"
+            f"a copy of block {s} before block {p}"
+            if p < self.old
+            else f"a copy of block {s} at the end"
             for p, s in zip(self.positions, self.sources, strict=True)
         )
         how = f"zero: {', '.join(self.zeroed)}" if self.zeroed else ""
@@ -96,8 +100,31 @@ class DepthScript:
         return name if name in self.kept else replaced(name, self.moves)
 
     @property
-    def added_operators(self) -> list[str]:
-        return [f"gate {c.gate}" for c in self.clones if c.gate]
+    def weights(self) -> dict[str, tuple[str, str]]:
+        """New weights: name -> (name of the source or "", "copy", "zero" or a constant)."""
+        out: dict[str, tuple[str, str]] = {}
+        for c in self.clones:
+            for w in c.block.weights:
+                constant = c.zeroed.get(w)
+                how = "copy" if constant is None else f"{constant:g}" if constant else "zero"
+                out.update({c.name(n): (n, how) for n in w.names})
+            if c.gate:
+                out[c.gate] = ("", "zero")
+        return out
+
+    @property
+    def added(self) -> list[str]:
+        """Operators that the growth adds to the program besides the blocks themselves."""
+        return [
+            f"gate {c.gate} around block {c.position + c.rank} of {c.stack.name}"
+            for c in self.clones
+            if c.gate
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """The reports as text."""
+        return [str(r) for r in self.reports]
 
 
 def plan_depth(
@@ -138,14 +165,19 @@ def _clones(stack: Stack, target: int, at: At) -> list[CloneEdit]:
     if added < 0:
         raise SizeError(
             f"{stack.name} has {stack.size} blocks, and {target} are fewer; meristem only grows",
-            dimension=stack.name, size=stack.size, target=target,
+            dimension=stack.name,
+            size=stack.size,
+            target=target,
         )
     if added % stack.period:
         sizes = ", ".join(map(str, possible_sizes(stack)[1:]))
         raise SizeError(
             f"the blocks of {stack.name} alternate with a period of {stack.period}, so it grows to "
             f"{sizes}, ..., not to {target}",
-            dimension=stack.name, size=stack.size, target=target, possible=possible_sizes(stack),
+            dimension=stack.name,
+            size=stack.size,
+            target=target,
+            possible=possible_sizes(stack),
         )
     out: list[CloneEdit] = []
     for position in _positions(stack, added // stack.period, at):
@@ -173,7 +205,9 @@ def _positions(stack: Stack, groups: int, at: At) -> list[int]:
         raise SizeError(
             f"at={list(at)} does not fit {stack.name}: {groups} positions from 0 to {n} (or one for "
             "all) are needed" + (f", each for {q} blocks" if q > 1 else ""),
-            dimension=stack.name, at=list(at), count=groups,
+            dimension=stack.name,
+            at=list(at),
+            count=groups,
         )
     return positions
 
@@ -189,7 +223,9 @@ def _settle(clone: CloneEdit, taken: set[str]) -> None:
         raise NotPreserved(
             f"block {clone.source} of {stack.name} cannot be made the identity: its stream is of "
             f"{block.exit.dtype}; leave {stack.name} out of the request",
-            dimension=stack.name, place=block.place, reason=f"a stream of {block.exit.dtype}",
+            dimension=stack.name,
+            place=block.place,
+            reason=f"a stream of {block.exit.dtype}",
         )
     home = next(iter(clone.modules.values()), f"{stack.place or 'gates'}_{clone.tag}")
     gate = f"{home}.gate"
@@ -209,55 +245,14 @@ def _identity(block: Block) -> dict[Weight, float] | None:
 
 def _report(stack: Stack, target: int, clones: Sequence[CloneEdit]) -> DepthReport:
     return DepthReport(
-        stack.name, stack.size, target, tuple(c.position for c in clones),
+        stack.name,
+        stack.size,
+        target,
+        tuple(c.position for c in clones),
         tuple(c.source for c in clones),
         tuple(c.name(w.name) for c in clones for w in c.zeroed),
         tuple(c.gate for c in clones if c.gate),
     )
-
-
-def renumber(graph: Graph, script: DepthScript) -> None:
-    """Names of copies, and of the modules behind them: a container counts on, as a list would."""
-    inserts: list[tuple[Stack, str, int, int]] = []  # stack, container, from this number on, by
-    for c in script.clones:
-        if c.stack.numbering is not None:
-            for container in dict(c.stack.numbering.modules):
-                start = min(n for k, n in c.stack.numbering.modules if k == container)
-                stride = c.stack.numbering.stride
-                inserts.append((c.stack, container, start + stride * c.position, stride))
-    for c in script.clones:
-        numbering = c.stack.numbering
-        if numbering is not None:
-            slot = dict(zip(numbering.modules, numbering.of(c.source), strict=True))
-            for (container, first), old in slot.items():
-                others = sum(
-                    by for s, k, n, by in inserts
-                    if s is not c.stack and k == container and n <= first
-                )
-                new = first + numbering.stride * (c.position + c.rank) + others
-                c.modules[old] = join(container, new)
-    for container in dict.fromkeys(k for _, k, _, _ in inserts):
-        for number in _numbers(graph, container):
-            by = sum(by for _, k, n, by in inserts if k == container and n <= number)
-            if by:
-                script.moves[join(container, number)] = join(container, number + by)
-    own = {w for c in script.clones for b in c.stack.blocks for w in b.weights}
-    blocks = {
-        m for c in script.clones if c.stack.numbering is not None
-        for i in range(c.stack.size) for m in c.stack.numbering.of(i)
-    }
-    script.kept = frozenset(
-        n for w in graph.weights if w not in own for n in w.names if within(n, blocks)
-    )
-
-
-def _numbers(graph: Graph, container: str) -> list[int]:
-    """The numbers in use in a container."""
-    prefix = f"{container}." if container else ""
-    paths = [n for w in (*graph.weights, *graph.unused) for n in w.names]
-    paths += [op.place for op in graph.ops]
-    heads = {p[len(prefix) :].split(".")[0] for p in paths if p.startswith(prefix)}
-    return sorted(int(h) for h in heads if h.isdigit())
 
 
 __all__ = ["CloneEdit", "DepthReport", "DepthScript", "plan_depth", "possible_sizes"]

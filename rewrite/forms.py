@@ -78,7 +78,9 @@ class Forms:
                         stack.append((p, False))
                 continue
             done.add(op)
-            operands = [reference(self._through_gate(v) if v is not entry else v) for v in op.inputs]
+            operands = [
+                reference(self._through_gate(v) if v is not entry else v) for v in op.inputs
+            ]
             lines.append(f"{op.kind}{self.attrs(op)}({','.join(operands)})")
             for v in op.inputs:
                 if isinstance(v, Weight) and v in weights and v.role == "parameter":
@@ -133,7 +135,11 @@ class Forms:
             return _table(v.dtype, v.data)
         if isinstance(v, Weight):
             size = int(np.prod(v.shape)) * 8
-            return v.name if v.role == "parameter" or size > SMALL_BYTES else _table(v.dtype, v.array())
+            return (
+                v.name
+                if v.role == "parameter" or size > SMALL_BYTES
+                else _table(v.dtype, v.array())
+            )
         raise AssertionError(f"{v!r} has no producer")
 
 

@@ -19,12 +19,28 @@ from meristem.rewrite.graph import Graph, Literal, Op, Value, Weight
 # Operators that only rearrange memory or precision; a stream is followed through them.
 SAME = frozenset({"identity", "cast", "reshape"})
 # Operators between a sum of scores and their softmax.
-_SCORES = frozenset({"add", "where", "cast", "identity", "reshape", "mul", "div", "maximum", "expand"})
+_SCORES = frozenset(
+    {"add", "where", "cast", "identity", "reshape", "mul", "div", "maximum", "expand"}
+)
 # Operators that a link between two sums cannot contain: after them the stream is another one.
-_MIXING = frozenset({
-    "contract", "conv", "grouped_contract", "take", "take_many", "take_along", "pool", "scan",
-    "softmax", "opaque", "concat", "extremum", "range", "full",
-})
+_MIXING = frozenset(
+    {
+        "contract",
+        "conv",
+        "grouped_contract",
+        "take",
+        "take_many",
+        "take_along",
+        "pool",
+        "scan",
+        "softmax",
+        "opaque",
+        "concat",
+        "extremum",
+        "range",
+        "full",
+    }
+)
 _LINK = 64
 
 
@@ -125,7 +141,12 @@ class Streams:
         out: list[Value] = []
         for v in op.inputs:
             p = v.producer
-            if p is not None and p.kind == "add" and len(v.uses) == 1 and v.shape == op.output.shape:
+            if (
+                p is not None
+                and p.kind == "add"
+                and len(v.uses) == 1
+                and v.shape == op.output.shape
+            ):
                 out.extend(self._summands(p))
             else:
                 out.append(v)
@@ -163,7 +184,9 @@ class Streams:
 
     def leads(self, start: Value, end: Value) -> bool:
         """Is ``start`` an ancestor of ``end``, or ``end`` itself?"""
-        return start is end or end.producer is not None and bool(self.cone(start, end, first=True))
+        return start is end or (
+            end.producer is not None and bool(self.cone(start, end, first=True))
+        )
 
     def cone(self, start: Value, end: Value, *, first: bool = False) -> set[Op]:
         """Ancestors of ``end`` that come after ``start`` and lead from it.
@@ -298,7 +321,9 @@ class Streams:
 
 def _narrower(user: Op, op: Op) -> bool:
     """A further sum with something that has fewer axes: masks and biases, not a stream."""
-    return any(v is not op.output and np.prod(v.shape) < np.prod(op.output.shape) for v in user.inputs)
+    return any(
+        v is not op.output and np.prod(v.shape) < np.prod(op.output.shape) for v in user.inputs
+    )
 
 
 def _same_terms(a: tuple[Term, ...], b: tuple[Term, ...]) -> bool:

@@ -20,7 +20,9 @@ _DEPTH = 400
 Way = tuple[int, dict[Weight, float]]
 
 
-def zeroed(values: Iterable[Value], inside: Iterable[Op], own: Iterable[Weight]) -> dict[Weight, float] | None:
+def zeroed(
+    values: Iterable[Value], inside: Iterable[Op], own: Iterable[Weight]
+) -> dict[Weight, float] | None:
     """Weights among ``own`` with the constant each must hold, so that all ``values`` are zero.
 
     A gain that is stored as ``w = gain - c`` must hold ``-c``. None where no choice of weights makes the
