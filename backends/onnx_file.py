@@ -74,6 +74,11 @@ def _resize_input(editor: Editor, name: str, axis: int, size: int) -> None:
 def _record_shapes(editor: Editor, before: Lowering, after: Lowering) -> None:
     """State every recorded size anew; expressions that are wrong now are left out."""
     hints = after.hints
+    then = {
+        new: before.values.get(old)
+        for source, copy in editor.pairs().items()
+        for old, new in zip(source.outputs, copy.outputs, strict=True)
+    }
     for node in editor.graph.all_nodes():
         for v in node.outputs:
             value = after.values.get(v)
@@ -82,8 +87,13 @@ def _record_shapes(editor: Editor, before: Lowering, after: Lowering) -> None:
             if len(v.shape) != len(value.shape):
                 v.shape = None
                 continue
+            was = then.get(v)
+            old = was.shape if isinstance(was, Value) else (None,) * len(value.shape)
             v.shape = ir.Shape(
-                [_size(d, n, hints) for d, n in zip(v.shape, value.shape, strict=True)]
+                [
+                    d if m == n else _size(d, n, hints)
+                    for d, n, m in zip(v.shape, value.shape, old, strict=True)
+                ]
             )
 
 

@@ -44,6 +44,7 @@ class Resizer(Lowering):
         for e in edits:
             self.wanted.setdefault(editor.node(e.slot.native), []).append(e)
         self._tolerated = {editor.node(n) for n, _ in before.declined}
+        self._live = _reachable(before)
         self._vectors: dict[Any, ir.Value] = {}
         self._other: Lowering | None = None
         super().__init__(carrier, before.hints)
@@ -53,7 +54,7 @@ class Resizer(Lowering):
 
     def step(self, node: ir.Node) -> None:
         self._keep_numbers(node)
-        edits = self.wanted.get(node, [])
+        edits = [*self.wanted.get(node, []), *self._kept(node)]
         for force in (False, True):
             mark = len(self.graph.ops)
             super().step(node)
@@ -83,6 +84,22 @@ class Resizer(Lowering):
         self.declined = [(n, w) for n, w in self.declined if n is not node]
         for v in node.outputs:
             self.values.pop(v, None)
+
+    def _kept(self, node: ir.Node) -> list[SizeEdit]:
+        """Sizes that must stay: some follow what grows although they should not."""
+        old = self.origin.get(node)
+        known = {(e.slot.role, e.index) for e in self.wanted.get(node, ())}
+        out = []
+        for op in self.before.ops_of.get(old, ()) if old is not None else ():
+            if op not in self._live:
+                continue
+            for name, slot in op.slots.items():
+                if slot.native is not old:
+                    continue
+                for index, size in _sizes_at(op, name):
+                    if (slot.role, index) not in known:
+                        out.append(SizeEdit(slot, index, size, size))
+        return out
 
     # -- does a size follow by itself? ---------------------------------------------------------
 
@@ -121,10 +138,6 @@ class Resizer(Lowering):
                 assert index is not None
                 if index >= rest[1]:
                     vectors.setdefault(rest[0], {})[index - rest[1]] = e.new
-            elif kind == "repeats":
-                assert index is not None
-                if index % 2 == 0:
-                    vectors.setdefault(rest[0], {})[index // 2] = e.new
             elif kind == "entry":
                 vectors.setdefault(rest[0], {})[rest[1]] = e.new
             elif kind == "scalar":
@@ -302,22 +315,42 @@ class Resizer(Lowering):
         return isinstance(other, Literal) and bool(np.array_equal(other.data, then.data))
 
 
+def _reachable(lowering: Lowering) -> set[Op]:
+    """Operators that an output depends on."""
+    seen: set[Op] = set()
+    stack = [v.producer for _, v in lowering.graph.outputs]
+    while stack:
+        op = stack.pop()
+        if op is not None and op not in seen:
+            seen.add(op)
+            stack.extend(v.producer for v in op.inputs)
+    return seen
+
+
+def _sizes_at(op: Op, name: str) -> list[tuple[int | None, int]]:
+    """(index, size) of everything that an operator's slot stands for."""
+    if name == "shape":
+        axes = op.attrs.get("entries", range(len(op.output.shape)))
+        return [(i, int(op.output.shape[a])) for i, a in enumerate(axes)]
+    if name == "length":
+        return [(None, int(op.output.shape[op.attrs["axis"]]))]
+    if name == "groups":
+        return [(None, int(op.inputs[1].shape[0]))]
+    if op.kind == "range":
+        return [(None, int(op.attrs["start"] + op.attrs["step"] * op.attrs["length"]))]
+    return [(None, int(op.attrs[name]))]
+
+
 def _states(op: Op, name: str, edit: SizeEdit) -> bool:
     """Is the size that an operator's slot stands for the new one?"""
-    if name == "shape":
-        return int(op.output.shape[edit.index or 0]) == edit.new
-    if name == "length":
-        return int(op.output.shape[op.attrs["axis"]]) == edit.new
-    if name == "groups":
-        return int(op.inputs[1].shape[0]) == edit.new
-    if op.kind == "range":
-        return int(op.attrs["start"] + op.attrs["step"] * op.attrs["length"]) == edit.new
-    if name == "end":  # a strided slice may end anywhere behind its last coordinate
+    if (
+        name == "end" and op.kind == "slice"
+    ):  # a strided slice may end anywhere behind its last coordinate
         end = min(edit.new, op.inputs[0].shape[op.attrs["axis"]])
         return len(range(op.attrs["start"], end, op.attrs.get("step", 1))) == len(
             range(op.attrs["start"], op.attrs["end"], op.attrs.get("step", 1))
         )
-    return int(op.attrs[name]) == edit.new
+    return (edit.index, edit.new) in _sizes_at(op, name)
 
 
 def _follow_heads(editor: Editor, node: ir.Node, values: Mapping[ir.Value, Any]) -> None:

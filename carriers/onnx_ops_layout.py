@@ -76,7 +76,7 @@ def expand(c: Call) -> Value:
 
 @onnx("Tile")
 def tile(c: Call) -> Value:
-    return c.b.tile(c.x(0), c.ints(1), role=("repeats", 1))
+    return c.b.tile(c.x(0), c.ints(1), role=("shape", 1, 0))
 
 
 @onnx("Concat")

@@ -207,7 +207,7 @@ class Expansion:
         near = self._old(old[source], self.scales.get(base, 0.0), np.float64)
         if self.progression is not None:
             return _continue(near, self.progression, shape[self.progression]).astype(target)
-        if target.kind != "f":
+        if "float" not in target.name:  # bfloat16 is of no kind of numpy's own
             return np.full(shape, near.flat[0] if near.size else 0, target)
         if fill.kind == "positive":
             return np.full(shape, float(np.mean(np.abs(near))) or 1.0, target)

@@ -57,7 +57,11 @@ def model(
     for function in functions:
         proto.functions.append(function)
         proto.opset_import.add(domain=function.domain, version=1)
-    return onnx.shape_inference.infer_shapes(proto)
+    proto = onnx.shape_inference.infer_shapes(proto)
+    inner = [v for v in proto.graph.value_info if v.name not in outputs]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(inner)
+    return proto
 
 
 def session(source: Any) -> onnxruntime.InferenceSession:

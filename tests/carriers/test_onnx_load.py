@@ -70,10 +70,10 @@ def test_a_round_trip_changes_nothing(tmp_path: Path) -> None:
     carrier = load_onnx(proto)
     view_onnx(carrier)
     again = onnx.load(save(carrier, tmp_path / "again.onnx"))
-    for m in (proto, again):  # a set, in any order
-        records = sorted(m.graph.value_info, key=lambda v: v.name)
-        del m.graph.value_info[:]
-        m.graph.value_info.extend(records)
+    records = [{v.name: v for v in m.graph.value_info} for m in (again, proto)]
+    assert records[0] == records[1]
+    for m in (again, proto):  # written in any order
+        m.graph.ClearField("value_info")
     assert again == proto
 
 
@@ -122,7 +122,7 @@ def test_a_truncated_file(tmp_path: Path, share: float) -> None:
 
 def test_something_else(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("this is not a protobuf message at all")
-    with pytest.raises(CarrierError, match="not a readable ONNX file|no graph with outputs"):
+    with pytest.raises(CarrierError, match=r"not a readable ONNX file|no graph with outputs"):
         load_onnx(tmp_path / "text.onnx")
     with pytest.raises(CarrierError, match="cannot load dict"):
         load_onnx({})
