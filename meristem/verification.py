@@ -1,0 +1,220 @@
+"""meristem.verify: the verify room's checks brought together with models and their carriers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meristem.model import Model
+from meristem.rewrite.errors import CarrierError, MeristemError, OutputError, RuntimeUnavailable
+from meristem.verification_sides import Subject, subject
+from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
+from meristem.verify.numeric import (
+    Deployed,
+    Interface,
+    algebra,
+    attempt,
+    deployment,
+    eps_of,
+    finite,
+)
+from meristem.verify.recipes import EPSILON, Recipes, Stored, fits
+from meristem.verify.report import LEVELS, Report, Verdict, not_checked
+
+RUNTIMES = ("onnxruntime", "torch")
+_RANDOM = 2  # random inputs at each size for level 1
+_DEPLOYED = 8  # the least number of inputs for level 2
+
+
+def verify_models(
+    model: Any,
+    grown: Any,
+    *,
+    runtime: str = "onnxruntime",
+    providers: Any = None,
+    inputs: Any = None,
+) -> Report:
+    """Measure that ``grown`` computes what ``model`` does; docs/verify.md explains the levels.
+
+    Both are Models or paths. Levels "algebra" and "training" need the plan that made ``grown`` from
+    ``model``. ``runtime`` is "onnxruntime" or, for models from torch, "torch"; ``providers`` are
+    execution providers besides the CPU ("cuda"). ``inputs`` is a list of tuples (in the order of the
+    inputs) or dicts (by their names) in place of those that verification draws.
+
+    Raises RuntimeUnavailable where a runtime or provider is asked for that is not there.
+    """
+    if runtime not in RUNTIMES:
+        raise RuntimeUnavailable(f"runtime={runtime!r} is not known; choose from {RUNTIMES}")
+    check = _Check(_model(model), _model(grown))
+    samples = check.given(inputs) if inputs is not None else check.drawn()
+    levels = {
+        "algebra": check.algebra(samples),
+        "deployment": check.deployment(samples, runtime, providers),
+        "training": check.training(samples),
+    }
+    return Report({name: levels[name] for name in LEVELS})
+
+
+def _model(source: Any) -> Model:
+    if isinstance(source, Model):
+        return source
+    from meristem.api import load
+
+    return load(source)
+
+
+@dataclass
+class Samples:
+    """Inputs for the levels: all for algebra, ``plain`` ones of ordinary size for the others."""
+
+    every: list[Sample]
+    plain: list[Sample]
+    notes: list[str]
+
+
+class _Check:
+    """One verification. ``reason`` says why levels that need a plan are left out."""
+
+    def __init__(self, model: Model, grown: Model) -> None:
+        self.old: Subject = subject(model)
+        self.new: Subject = subject(grown)
+        self.plan = grown.plan
+        self.interface = Interface()
+        self.constants: Any = []
+        self.reason = self._bind(model)
+
+    def _bind(self, model: Model) -> str:
+        """Find what the plan leaves to the model: grown interfaces, rewritten constants."""
+        plan = self.plan
+        if plan is None:
+            return "there is no plan, so it is not known where old coordinates are"
+        if type(self.old) is not type(self.new):
+            return "the two models come from different carriers, so the plan does not connect them"
+        wrong = fits(plan.weights, self.old.shapes())
+        if wrong:
+            return f"the plan does not start from this model: {wrong}; verify step by step"
+        width = {n: s for n, s in plan.sizes.items() if not n.startswith("layers")}
+        if not width:
+            return ""
+        from meristem.preparation import prepare
+
+        try:
+            script = prepare(model, width, **plan.options).script
+        except MeristemError as error:
+            return f"the plan does not start from this model: {error}"
+        if script is not None:
+            self.interface = Interface(script.interface)
+            self.constants = script.literals
+        return ""
+
+    # -- inputs -----------------------------------------------------------------------------------
+
+    def drawn(self) -> Samples:
+        """Random and structured inputs at two sizes of every dynamic axis."""
+        fields = self.old.fields()
+        reference = self.old.double()
+
+        def problem(sample: Sample) -> str:
+            got, wrong = attempt(reference, sample)
+            return wrong or ("" if finite(got) else "the original is not finite there")
+
+        if self.old.evaluates():
+            sizes = choose_sizes(fields, self.old.ranges(), problem)
+        else:
+            sizes = choose_sizes(fields, self.old.ranges(), lambda _: "")
+        every, plain = [], []
+        for at in sizes.chosen:
+            count = -(-_DEPLOYED // len(sizes.chosen))
+            random = [draw(fields, at, "random", seed) for seed in range(count)]
+            structured = [draw(fields, at, style) for style in STYLES]
+            every += random[:_RANDOM] + structured
+            plain += random
+        example = self.old.example()
+        if example is not None:
+            every.append(example)
+            plain.append(example)
+        return Samples(every, plain, sizes.notes)
+
+    def given(self, inputs: Sequence[Any]) -> Samples:
+        """The caller's inputs, which serve every level."""
+        samples = [self.old.sample(x, f"input {i}") for i, x in enumerate(inputs)]
+        if not samples:
+            raise CarrierError("inputs= is empty; give a list of tuples or dicts, or leave it out")
+        return Samples(samples, samples, [f"{len(samples)} inputs were given"])
+
+    # -- levels -----------------------------------------------------------------------------------
+
+    def recipes(self) -> Recipes:
+        """What the plan says of every stored name."""
+        assert self.plan is not None
+        weights = {}
+        for names in self.old.names():
+            for recipe in [self.plan.weights[n] for n in names if n in self.plan.weights][:1]:
+                weights.update(dict.fromkeys(names, recipe))
+        return Recipes(
+            self.old.read, weights, self.plan.clones, self.old.stored_constants(self.constants)
+        )
+
+    def algebra(self, samples: Samples) -> Verdict:
+        """Level 1."""
+        if self.reason:
+            return not_checked(self.reason)
+        recipes, stored = self.recipes(), Stored()
+        try:
+            for name, array, dtype in self.new.stored():
+                exact = recipes.wide(name, array.shape)
+                stored.add(name, array, dtype, self.new.oriented(name, exact), recipes.recipe(name))
+            reference = self.old.double()
+            grown = self.new.double(recipes, self.constants)
+        except CarrierError as error:
+            stored.failures.append(str(error))
+            return Verdict("differs", str(error), stored.measures)
+        if not self.old.evaluates():
+            return not_checked(
+                f"the original cannot be evaluated in float64: {self.old.obstacle()}"
+            )
+        return algebra(
+            reference, grown, samples.every, self.interface, stored.measures, stored.failures,
+            samples.notes,
+        )  # fmt: skip
+
+    def deployment(self, samples: Samples, runtime: str, providers: Any) -> Verdict:
+        """Level 2."""
+        with tempfile.TemporaryDirectory(prefix="meristem-verify-") as folder:
+            try:
+                pairs = zip(
+                    self.old.deployed(runtime, providers, Path(folder) / "original.onnx"),
+                    self.new.deployed(runtime, providers, Path(folder) / "grown.onnx"),
+                    strict=True,
+                )
+                settings = [Deployed(s, a, b) for (s, a), (_, b) in pairs]
+            except OutputError as error:
+                return not_checked(f"{error}" + _instead(self.old, runtime))
+            notes = list(samples.notes)
+            reference = None
+            if self.old.evaluates():
+                reference = self.old.double()
+            else:
+                notes.append(f"the reference is the original's own run: {self.old.obstacle()}")
+            eps = eps_of(EPSILON, self.old.dtypes())
+            return deployment(reference, settings, samples.plain, self.interface, eps, notes)
+
+    def training(self, samples: Samples) -> Verdict:
+        """Level 3."""
+        if self.reason:
+            return not_checked(self.reason)
+        if not self.old.trains:
+            return not_checked(
+                "an ONNX file has no gradients; the same plan on the torch model would be checked"
+            )
+        valid = [s for s in samples.plain if not attempt(self.old.double(), s)[1]][:3]
+        if not valid:
+            return not_checked("no input was valid; pass inputs=")
+        return self.new.training(self.old, valid, self.interface, self.recipes(), self.plan)
+
+
+def _instead(old: Subject, runtime: str) -> str:
+    return '; runtime="torch" compares the modules' if old.trains and runtime != "torch" else ""

@@ -1,0 +1,404 @@
+"""What verification asks of a model, for each carrier: inputs, float64, deployment, gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from meristem.model import Model
+from meristem.rewrite.edits import LiteralEdit
+from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
+from meristem.rewrite.graph import Array, Literal, Weight
+from meristem.rewrite.plan import Plan
+from meristem.verify.inputs import Sample, rounded
+from meristem.verify.numeric import Interface
+from meristem.verify.programs import Program
+from meristem.verify.recipes import Recipes
+from meristem.verify.report import Verdict
+from meristem.verify.signature import Field, fields
+
+
+_MANY = 1 << 30  # a size without a bound
+
+
+class Subject(Protocol):
+    """A model under verification."""
+
+    model: Model
+    trains: bool
+
+    def fields(self) -> list[Field]: ...
+
+    def ranges(self) -> dict[str, tuple[int, int]]: ...
+
+    def example(self) -> Sample | None: ...
+
+    def sample(self, given: Any, label: str) -> Sample: ...
+
+    def shapes(self) -> dict[str, tuple[int, ...]]: ...
+
+    def names(self) -> list[tuple[str, ...]]: ...
+
+    def read(self, name: str) -> Array: ...
+
+    def stored(self) -> Iterator[tuple[str, Array, str]]: ...
+
+    def oriented(self, name: str, array: Array) -> Array: ...
+
+    def stored_constants(self, edits: Sequence[LiteralEdit]) -> dict[str, Array]: ...
+
+    def dtypes(self) -> list[str]: ...
+
+    def evaluates(self) -> bool: ...
+
+    def obstacle(self) -> str: ...
+
+    def double(
+        self, recipes: Recipes | None = None, constants: Sequence[LiteralEdit] = ()
+    ) -> Program: ...
+
+    def deployed(self, runtime: str, providers: Any, path: Path) -> list[tuple[str, Program]]: ...
+
+    def training(
+        self,
+        old: Any,
+        samples: Sequence[Sample],
+        interface: Interface,
+        recipes: Recipes,
+        plan: Plan,
+    ) -> Verdict: ...
+
+
+def subject(model: Model) -> Subject:
+    """The model as its carrier lets it be verified."""
+    return TorchSubject(model) if model.side.name == "torch" else OnnxSubject(model)
+
+
+class _Base:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.carrier: Any = model.carrier
+        self._fields: list[Field] | None = None
+        self._double: Program | None = None
+
+    def fields(self) -> list[Field]:
+        """The inputs that the caller gives."""
+        if self._fields is None:
+            self._fields = fields(self.model.graph, self.examples())
+        return self._fields
+
+    def examples(self) -> dict[str, Array]:
+        return {}
+
+    def example(self) -> Sample | None:
+        """The inputs that the model was traced with."""
+        found = self.examples()
+        if not found or set(found) != {f.name for f in self.fields()}:
+            return None
+        return self.sample(found, "the example inputs")
+
+    def sample(self, given: Any, label: str) -> Sample:
+        """Inputs that a caller gives: a dict by name, or a sequence in order."""
+        wanted = self.fields()
+        if not isinstance(given, dict) or set(given) != {f.name for f in wanted}:
+            leaves = list(_tensors(given))
+            if len(leaves) != len(wanted):
+                raise CarrierError(
+                    f"{label} holds {len(leaves)} tensors, the model takes {len(wanted)}: "
+                    f"{', '.join(f.name for f in wanted)}; give a dict by these names",
+                )
+            given = dict(zip((f.name for f in wanted), leaves, strict=True))
+        arrays, sizes = {}, {}
+        for f in wanted:
+            array = rounded(_array(given[f.name]), f.dtype)
+            if array.ndim != len(f.shape):
+                raise CarrierError(
+                    f"{label}: {f.name} has {array.ndim} axes, the model takes {f.shape}",
+                    input=f.name,
+                )
+            arrays[f.name] = array
+            sizes |= {s: n for s, n in zip(f.shape, array.shape, strict=True) if isinstance(s, str)}
+        return Sample(label, arrays, sizes)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Sizes of every weight of the view."""
+        return {n: w.shape for w in self.model.graph.weights for n in w.names}
+
+    def names(self) -> list[tuple[str, ...]]:
+        """Names that stand for one weight, together."""
+        return [w.names for w in self.model.graph.weights]
+
+    def oriented(self, name: str, array: Array) -> Array:
+        return array
+
+    def dtypes(self) -> list[str]:
+        """Float types of weights and outputs."""
+        graph = self.model.graph
+        values = [*graph.weights, *(v for _, v in graph.outputs)]
+        return sorted({v.dtype for v in values if v.is_float})
+
+
+def _tensors(x: Any) -> Iterator[Any]:
+    """Tensors and arrays inside of tuples, lists and dicts, in order."""
+    if isinstance(x, dict):
+        x = list(x.values())
+    if isinstance(x, (tuple, list)):
+        for v in x:
+            yield from _tensors(v)
+    elif hasattr(x, "shape"):
+        yield x
+
+
+def _array(x: Any) -> Array:
+    """A tensor of torch or an array, as numpy."""
+    if hasattr(x, "detach"):
+        from meristem.verify.programs import to_numpy
+
+        return to_numpy(x)
+    return np.asarray(x)
+
+
+class TorchSubject(_Base):
+    """A traced module or program."""
+
+    trains = True
+
+    def examples(self) -> dict[str, Array]:
+        import torch
+        from torch.utils import _pytree as pytree
+
+        given = self.carrier.program.example_inputs
+        if given is None:
+            return {}
+        leaves = [x for x in pytree.tree_leaves(given) if isinstance(x, torch.Tensor)]
+        nodes = self.carrier.user_inputs()
+        if len(nodes) != len(leaves):
+            return {}
+        return {n.name: _array(x) for n, x in zip(nodes, leaves, strict=True)}
+
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        """Bounds of dynamic sizes; what has no upper one is left at a large number."""
+        bounds = self.carrier.program.range_constraints.items()
+        return {
+            str(name): (int(b.lower), int(b.upper) if bool(b.upper < _MANY) else _MANY)
+            for name, b in bounds
+        }
+
+    def read(self, name: str) -> Array:
+        """A stored tensor by any of its names; KeyError where there is none."""
+        tensors = {**self.carrier.unused, **self.carrier.tensors}
+        return _array(tensors[name])
+
+    def stored(self) -> Iterator[tuple[str, Array, str]]:
+        from meristem.carriers.aten_values import dtype_name
+
+        for name, t in {**self.carrier.unused, **self.carrier.tensors}.items():
+            yield name, _array(t), dtype_name(t.dtype)
+
+    def stored_constants(self, edits: Sequence[LiteralEdit]) -> dict[str, Array]:
+        """Constant tensors that the plan rewrites, by name."""
+        names = {n.name: name for n, name, _, _ in self.carrier.stored()}
+        return {
+            names[e.slot.native.name]: np.asarray(e.data)
+            for e in edits
+            if e.slot.role == ("constant",)
+        }
+
+    def evaluates(self) -> bool:
+        return True
+
+    def obstacle(self) -> str:
+        return ""
+
+    def double(
+        self, recipes: Recipes | None = None, constants: Sequence[LiteralEdit] = ()
+    ) -> Program:
+        """The program in float64 with its stored weights, or with those that recipes give."""
+        from meristem.verify.programs import TorchDouble, torch_tensors
+
+        if recipes is not None:
+            shapes = {n: tuple(t.shape) for n, t in self.carrier.tensors.items()}
+            wide = torch_tensors(self.carrier, lambda n: recipes.wide(n, shapes[n]))
+            return TorchDouble(self.carrier, wide)
+        if self._double is None:
+            self._double = TorchDouble(self.carrier)
+        return self._double
+
+    def deployed(self, runtime: str, providers: Any, path: Path) -> list[tuple[str, Program]]:
+        """The module in torch, or its export in ONNX Runtime."""
+        from meristem.verify.runtimes import provider_names
+
+        names = provider_names(providers)
+        if runtime == "onnxruntime":
+            self.model.save(path)
+            return _sessions(path, names)
+        from meristem.verify.programs import TorchModule
+
+        devices = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
+        unknown = [n for n in names if n not in devices]
+        if unknown:
+            raise RuntimeUnavailable(f'runtime="torch" has no {unknown[0]}; give cpu or cuda')
+        return [
+            (f"torch {devices[n]}", TorchModule(self.carrier, self.model.module(), devices[n]))
+            for n in names
+        ]
+
+    def training(
+        self,
+        old: Any,
+        samples: Sequence[Sample],
+        interface: Interface,
+        recipes: Recipes,
+        plan: Plan,
+    ) -> Verdict:
+        """Level 3, on fresh programs whose weights are leaves."""
+        from meristem.verify.gradients import training
+        from meristem.verify.programs import TorchDouble, TorchModule
+
+        indexed: dict[str, set[int]] = {}
+        for w in old.model.graph.weights:
+            axes = {op.attrs["axis"] for op, i in w.uses if op.kind == "take" and i == 0}
+            indexed |= {n: axes for n in w.names if axes}
+        grown: Any = self.double(recipes)
+        return training(
+            TorchDouble(old.carrier), grown, samples, interface, recipes, indexed=indexed,
+            locked=plan.locked, saddles=plan.saddles,
+            module=TorchModule(self.carrier, self.model.module()),
+        )  # fmt: skip
+
+
+class OnnxSubject(_Base):
+    """An ONNX file, or a model in memory."""
+
+    trains = False
+
+    def ranges(self) -> dict[str, tuple[int, int]]:
+        return {}
+
+    def _weights(self) -> dict[str, Weight]:
+        graph = self.model.graph
+        return {w.name: w for w in (*graph.weights, *graph.unused)}
+
+    def _twins(self) -> dict[str, tuple[str, bool]]:
+        """Initialisers that repeat another one: (its weight, transposed)."""
+        known = self._weights()
+        return {n: (p, t) for n, (p, t) in self.carrier.ties.items() if p in known}
+
+    def read(self, name: str) -> Array:
+        """A weight of the view by name; KeyError where there is none."""
+        twins = self._twins()
+        return self._weights()[twins[name][0] if name in twins else name].array()
+
+    def stored(self) -> Iterator[tuple[str, Array, str]]:
+        from meristem.carriers.onnx_values import read
+
+        for w in self._weights().values():
+            yield w.name, w.array(), w.dtype
+        for name, (primary, _) in self._twins().items():
+            data = read(self.carrier.graph.initializers[name].const_value)
+            yield name, data, self._weights()[primary].dtype
+
+    def oriented(self, name: str, array: Array) -> Array:
+        """A twin may be stored the other way round."""
+        twin = self._twins().get(name)
+        return array.T if twin is not None and twin[1] else array
+
+    def stored_constants(self, edits: Sequence[LiteralEdit]) -> dict[str, Array]:
+        return {}
+
+    def evaluates(self) -> bool:
+        return not self.obstacle()
+
+    def obstacle(self) -> str:
+        """The first operator that has no semantics, in words."""
+        opaque = [op for op in self.model.graph.ops if op.kind == "opaque"]
+        return f"{opaque[0].where} has no semantics" if opaque else ""
+
+    def double(
+        self, recipes: Recipes | None = None, constants: Sequence[LiteralEdit] = ()
+    ) -> Program:
+        """The view in float64; constants that float32 attributes round are those of the plan."""
+        from meristem.frontends.onnx_view import view_onnx
+        from meristem.verify.programs import ViewDouble
+
+        if recipes is None:
+            if self._double is None:
+                self._double = ViewDouble(lambda hints: view_onnx(self.carrier, hints))
+            return self._double
+        given = recipes
+        exact = {_address(e.slot): np.asarray(e.data) for e in constants}
+
+        def view(hints: Any) -> Any:
+            graph = view_onnx(self.carrier, hints)
+            for literal in graph.literals:
+                _unround(literal, exact)
+            return graph
+
+        return ViewDouble(view, lambda w: given.wide(w.name, w.shape))
+
+    def deployed(self, runtime: str, providers: Any, path: Path) -> list[tuple[str, Program]]:
+        """The file in ONNX Runtime."""
+        from meristem.verify.runtimes import provider_names
+
+        if runtime != "onnxruntime":
+            raise OutputError('a model that came from ONNX runs in runtime="onnxruntime"')
+        own = self.carrier.path if self.model.plan is None else None
+        if own is None or not Path(own).is_file():
+            self.model.save(path)
+            own = path
+        return _sessions(Path(own), provider_names(providers))
+
+    def training(
+        self,
+        old: Any,
+        samples: Sequence[Sample],
+        interface: Interface,
+        recipes: Recipes,
+        plan: Plan,
+    ) -> Verdict:
+        raise NotImplementedError
+
+
+def _address(slot: Any) -> tuple[Any, ...]:
+    """A slot by what survives an edit: the name of the node's first result."""
+    role = tuple(slot.role) if isinstance(slot.role, (list, tuple)) else (slot.role,)
+    return (str(slot.native.outputs[0].name), *role)
+
+
+def _unround(literal: Literal, exact: dict[tuple[Any, ...], Array]) -> None:
+    """A constant that is the plan's number rounded to float32 becomes the plan's number."""
+    if literal.slot is None or not literal.is_float:
+        return
+    planned = exact.get(_address(literal.slot))
+    if planned is not None and planned.shape == literal.data.shape:
+        close = np.abs(planned - literal.data) <= 2.0**-23 * np.abs(planned)
+        literal.data = np.where(close, planned, literal.data)
+
+
+def _sessions(path: Path, providers: Sequence[str]) -> list[tuple[str, Program]]:
+    """One session for each provider, optimisations off and on.
+
+    Raises OutputError where the runtime refuses the file.
+    """
+    from meristem.verify.runtimes import Session
+
+    out: list[tuple[str, Program]] = []
+    for provider in providers:
+        short = provider.removesuffix("ExecutionProvider")
+        for optimise in (False, True):
+            try:
+                session = Session(path, provider, optimise=optimise)
+            except RuntimeUnavailable:
+                raise
+            except Exception as error:  # the runtime's errors have no common base
+                raise OutputError(f"ONNX Runtime refuses {path.name}: {error}") from error
+            out.append(
+                (f"ONNX Runtime {short}, optimisations {'on' if optimise else 'off'}", session)
+            )
+    return out
+
+
+__all__ = ["Subject", "subject"]

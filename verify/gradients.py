@@ -1,0 +1,343 @@
+"""Level 3: do new weights learn, are twins locked, and do old weights receive their old gradients?
+
+All in float64, on the programs of level 1, with a random linear functional of the outputs as the loss:
+
+- Growth is F'(T(w)) = F(w) for every w, with T the recipe, so the gradients obey dF = T^t dF'. For a
+  direction d of the old weight this is <dF, d> = <dF', T d>, where T d is the recipe's linear part.
+- A fresh block whose partner is zero has no gradient at the first step and must have one at the
+  second, after the partner has moved.
+- Two coordinates that are equal and receive equal gradients after two steps stay equal for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from meristem.carriers.torch_carrier import storage_key
+from meristem.rewrite.expansion import Expansion, Fill
+from meristem.rewrite.graph import Array
+from meristem.verify.inputs import Sample
+from meristem.verify.numeric import Interface, worst
+from meristem.verify.programs import TorchDouble, TorchModule, to_numpy
+from meristem.verify.recipes import Recipes
+from meristem.verify.report import Measure, Verdict, judge, not_checked
+
+# Relative to the product of both norms; float64 gives 1e-16 to 1e-12.
+LIFT_LIMIT = 1e-9
+# Below this part of the largest gradient, a gradient is rounding.
+NOTHING = 1e-13
+# Coordinates are twins when their weights and gradients agree to this part.
+TWIN = 1e-9
+# One step moves the weights by this part of their norm.
+STEP = 0.01
+_DIRECTIONS = 3
+
+Gradients = dict[str, Array]
+
+
+@dataclass
+class Leaves:
+    """A program in float64 whose parameters are leaves; tied names are one leaf under its first name."""
+
+    program: TorchDouble
+    leaves: dict[str, torch.Tensor] = field(default_factory=dict)
+    tied: dict[str, list[str]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(program: TorchDouble) -> Leaves:
+        out = Leaves(program)
+        names: dict[Any, str] = {}
+        tensors = program.module.tensors
+        for _, name, role, stored in program.carrier.stored():
+            if role != "parameter" or not stored.is_floating_point():
+                continue
+            first = names.setdefault(storage_key(stored), name)
+            if first == name:
+                out.leaves[name] = tensors[name].detach().clone().requires_grad_()
+            out.tied.setdefault(first, []).append(name)
+            tensors[name] = out.leaves[first]
+        return out
+
+    def gradients(self, samples: Sequence[Sample], interface: Interface, *, old: bool) -> Gradients:
+        """Gradients of the functional; ``old`` weighs the old coordinates of grown outputs alone."""
+        loss = torch.zeros((), dtype=torch.float64)
+        for sample in samples:
+            for name, y in zip(self.program.outputs, self.program.tensors(sample), strict=True):
+                if y.is_floating_point() and y.requires_grad:
+                    loss = loss + _functional(y, name, sample.label, interface, old)
+        if not loss.requires_grad:
+            return {}
+        got = torch.autograd.grad(loss, list(self.leaves.values()), allow_unused=True)
+        return {
+            n: np.zeros(tuple(w.shape)) if g is None else to_numpy(g)
+            for (n, w), g in zip(self.leaves.items(), got, strict=True)
+        }
+
+    def step(self, gradients: Gradients) -> None:
+        """One step of gradient descent that moves the weights by ``STEP`` of their norm."""
+        size = _norm(to_numpy(w) for w in self.leaves.values())
+        rate = STEP * size / max(_norm(gradients.values()), 1e-300)
+        with torch.no_grad():
+            for name, w in self.leaves.items():
+                w -= rate * torch.from_numpy(gradients[name])
+
+
+def _norm(arrays: Iterable[Array]) -> float:
+    return float(np.sqrt(sum(float(np.vdot(a, a)) for a in arrays)))
+
+
+def _functional(
+    y: torch.Tensor, name: str, label: str, interface: Interface, old: bool
+) -> torch.Tensor:
+    """<R, y> with R drawn for the old coordinates, so that both models have the same one there."""
+    grown = interface.positions(name)
+    parts = y
+    for axis, positions in grown:
+        parts = parts.index_select(axis, torch.from_numpy(positions))
+    out = (_weights(parts.shape, f"{name}|{label}") * parts).sum()
+    if grown and not old:
+        out = out + (_weights(y.shape, f"new|{name}|{label}") * y).sum()
+    return out
+
+
+def _weights(shape: Sequence[int], key: str) -> torch.Tensor:
+    rng = np.random.default_rng(list(key.encode()))
+    return torch.from_numpy(rng.standard_normal(tuple(shape)))
+
+
+def training(
+    original: TorchDouble,
+    grown: TorchDouble,
+    samples: Sequence[Sample],
+    interface: Interface,
+    recipes: Recipes,
+    *,
+    indexed: Mapping[str, set[int]],
+    locked: Sequence[str] = (),
+    saddles: Sequence[str] = (),
+    module: TorchModule | None = None,
+) -> Verdict:
+    """Level 3 of verification.
+
+    ``indexed`` are the axes by which weights are read row by row (an embedding's rows): new rows learn
+    when they are read. ``locked`` and ``saddles`` are what the plan says of itself. ``module`` is the
+    trainable module, whose parameters must receive what the program's do.
+    """
+    before = Leaves.of(original)
+    after = Leaves.of(grown)
+    if not before.leaves:
+        return not_checked("the model has no parameters")
+    first = before.gradients(samples, Interface(), old=True)
+    if not any(np.any(g) for g in first.values()):
+        return not_checked("no output depends on a parameter by a gradient")
+    placed = [interface.inputs(s) for s in samples]
+    lifted = after.gradients(placed, interface, old=True)
+    measures = [*_adjoint(first, lifted, before, after, recipes)]
+    steps = []
+    for _ in range(3):
+        steps.append(after.gradients(placed, interface, old=False))
+        if len(steps) < 3:
+            after.step(steps[-1])
+    notes: list[str] = []
+    failures: list[str] = []
+    dead, excused = _dead(steps[:2], after, recipes, indexed)
+    notes += excused
+    if dead and saddles:
+        notes.append(
+            f"{len(dead)} new blocks cannot train, as the plan says: {', '.join(saddles[:4])}"
+        )
+    else:
+        failures += dead
+    twins = _twins(steps[-1], after, recipes)
+    if twins and locked:
+        notes.append(f"twins stay equal under training, as the plan says: {', '.join(twins[:4])}")
+    else:
+        failures += [f"new coordinates of {t} stay equal under training" for t in twins]
+    if module is not None:
+        failures += _module(module, placed[0], steps[0], after, interface)
+    return judge(
+        worst(measures), exact=all(m.error == 0 for m in measures), failures=failures,
+        inputs=[str(s) for s in samples], notes=notes,
+        remark="; ".join(notes[-1:]) if (dead and saddles) or (twins and locked)
+        else "every new block learns and old gradients are the lifted old ones",
+    )  # fmt: skip
+
+
+# -- old gradients -----------------------------------------------------------------------------------
+
+
+def _adjoint(
+    old: Gradients, new: Gradients, before: Leaves, after: Leaves, recipes: Recipes
+) -> Iterable[Measure]:
+    """<dF, d> against <dF', T d> in random directions, for every old weight."""
+    home = {n: first for first, names in after.tied.items() for n in names}
+    came: dict[str, list[str]] = {}
+    for name in home:
+        source, how = recipes.clones.get(name, (name, "copy"))
+        if how == "copy":  # a moved weight, or a copy in a new block, which adds nothing yet
+            came.setdefault(source, []).append(name)
+    total = max(_norm([g]) for g in old.values())
+    for name, g in old.items():
+        partners = sorted({home[m] for n in before.tied[name] for m in came.get(n, [])})
+        if not partners:
+            continue
+        recipe = recipes.weights.get(name)
+        rng = np.random.default_rng(list(name.encode()))
+        most, limit = 0.0, 0.0
+        for _ in range(_DIRECTIONS):
+            d = rng.standard_normal(g.shape)
+            t = d if recipe is None else linear(recipe).apply(d)
+            h = sum(float(np.vdot(new[p], t)) for p in partners)
+            error = abs(float(np.vdot(g, d)) - h)
+            allowed = LIFT_LIMIT * _norm([d]) * max(_norm([g]), total * 1e-3)
+            if error * limit >= most * allowed:
+                most, limit = error, allowed
+        yield Measure(f"gradient of {name} through its lift", most, limit)
+
+
+def linear(recipe: Expansion) -> Expansion:
+    """The derivative of a recipe: what it draws is constant, so are shifts."""
+    fills = {
+        at: fill if fill.kind in ("mean", "copy") else Fill("zero")
+        for at, fill in recipe.fills.items()
+    }
+    blocks = [a.blocks() for a in recipe.axes]
+    for at in np.ndindex(*(len(b) for b in blocks)):
+        if any(fresh for b, i in zip(blocks, at, strict=True) for _, fresh in b[i]):
+            fills.setdefault(at, Fill("zero"))
+    return replace(recipe, fills=fills, shift=0.0, progression=None)
+
+
+# -- new weights -------------------------------------------------------------------------------------
+
+
+def _dead(
+    steps: Sequence[Gradients], after: Leaves, recipes: Recipes, indexed: Mapping[str, set[int]]
+) -> tuple[list[str], list[str]]:
+    """New blocks that no step reaches, and those that are excused, in words."""
+    floor = [NOTHING * max(float(np.abs(g).max(initial=0)) for g in s.values()) for s in steps]
+
+    def silent(name: str, cells: Any) -> bool:
+        return all(
+            float(np.abs(s[name][cells]).max(initial=0)) <= f
+            for s, f in zip(steps, floor, strict=True)
+        )
+
+    dead: list[str] = []
+    unread: list[str] = []
+    same: list[str] = []
+    for first, names in after.tied.items():
+        clone = next((n for n in names if n in recipes.clones), None)
+        recipe = recipes.recipe(first)
+        if clone is not None and silent(first, ...):
+            source = recipes.clones[clone][0]
+            if source in after.tied and silent(source, ...):
+                same.append(first)
+            else:
+                dead.append(f"{first} receives no gradient within two steps")
+            continue
+        if recipe is None or not recipe.changes:
+            continue
+        where = [a.coordinates()[1] for a in recipe.axes]
+        blocks = [a.blocks() for a in recipe.axes]
+        rows = set().union(*(indexed.get(recipes.clones.get(n, (n, ""))[0], set()) for n in names))
+        for at in np.ndindex(*(len(b) for b in blocks)):
+            base = _base(blocks, at)
+            if base == at or not silent(first, _cells(where, at)):
+                continue
+            if any(at[a] != base[a] for a in rows):
+                unread.append(first)
+            elif silent(first, _cells(where, base)):
+                same.append(first)
+            else:
+                dead.append(f"block {at} of {first} receives no gradient within two steps")
+    notes = []
+    for group, why in (
+        (unread, "are rows that no index reads yet"),
+        (same, "receive no gradient, as the old ones that they extend"),
+    ):
+        if group:
+            names = list(dict.fromkeys(group))
+            more = ", ..." if len(names) > 3 else ""
+            notes.append(f"{len(group)} new blocks {why} ({', '.join(names[:3])}{more})")
+    return dead, notes
+
+
+def _base(blocks: Sequence[Sequence[Any]], at: tuple[int, ...]) -> tuple[int, ...]:
+    """The old block that a new one extends: the nearest before it along every axis."""
+    out = []
+    for grid, i in zip(blocks, at, strict=True):
+        old = [j for j, digits in enumerate(grid) if not any(fresh for _, fresh in digits)]
+        out.append(max((j for j in old if j <= i), default=old[0]))
+    return tuple(out)
+
+
+def _cells(where: Sequence[Array], at: tuple[int, ...]) -> Any:
+    return np.ix_(*(np.flatnonzero(w == i) for w, i in zip(where, at, strict=True)))
+
+
+def _twins(gradients: Gradients, after: Leaves, recipes: Recipes) -> list[str]:
+    """Weights with two coordinates, one of them new, whose values and gradients agree."""
+    top = max(float(np.abs(g).max(initial=0)) for g in gradients.values())
+    out = []
+    for first in after.tied:
+        recipe = recipes.recipe(first)
+        if recipe is None:
+            continue
+        w, g = to_numpy(after.leaves[first]), gradients[first]
+        for axis, lift in enumerate(recipe.axes):
+            fresh = lift.coordinates()[0] < 0
+            if fresh.any() and _equal_slices(w, g, axis, fresh, NOTHING * top):
+                out.append(f"{first} along axis {axis}")
+    return out
+
+
+def _equal_slices(w: Array, g: Array, axis: int, fresh: Array, floor: float) -> bool:
+    rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
+    slopes = np.moveaxis(g, axis, 0).reshape(w.shape[axis], -1)
+    rng = np.random.default_rng(rows.shape[1])
+    probe = rng.standard_normal((rows.shape[1], 2))
+    keys = np.concatenate([_relative(rows @ probe), _relative(slopes @ probe)], axis=1)
+    alive = np.abs(slopes).max(axis=1, initial=0) > floor
+    order = np.argsort(keys[:, 0], kind="stable")
+    for i, j in zip(order, order[1:], strict=False):
+        if (fresh[i] or fresh[j]) and alive[i] and np.abs(keys[i] - keys[j]).max() <= TWIN:
+            return True
+    return False
+
+
+def _relative(x: Array) -> Array:
+    top = np.abs(x).max(initial=0)
+    return np.asarray(x / top if top else x)
+
+
+def _module(
+    module: TorchModule, sample: Sample, expected: Gradients, after: Leaves, interface: Interface
+) -> list[str]:
+    """Parameters of the trainable module that miss a gradient which the program has."""
+    own = dict(module.module.named_parameters(remove_duplicate=False))
+    floor = NOTHING * max(float(np.abs(g).max(initial=0)) for g in expected.values())
+    names = [n for n in after.leaves if n in own and own[n].requires_grad]
+    missing = [f"the module has no parameter {n}" for n in after.leaves if n not in own]
+    terms = [
+        _functional(y.double(), name, sample.label, interface, False)
+        for name, y in zip(module.outputs, module.tensors(sample), strict=True)
+        if y.is_floating_point() and y.requires_grad
+    ]
+    if not terms or not names:
+        return [*missing, "the trainable module has no gradients"]
+    got = torch.autograd.grad(torch.stack(terms).sum(), [own[n] for n in names], allow_unused=True)
+    for n, g in zip(names, got, strict=True):
+        if g is None and np.abs(expected[n]).max(initial=0) > floor:
+            missing.append(f"{n} receives no gradient in the trainable module")
+        elif g is not None and not bool(torch.isfinite(g).all()):
+            missing.append(f"the gradient of {n} in the trainable module is not finite")
+    return missing
+
+
+__all__ = ["training"]

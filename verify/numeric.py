@@ -1,0 +1,253 @@
+"""Comparing two programs on samples, in float64 and in the dtype that they are deployed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from meristem.rewrite.edits import BoundaryEdit
+from meristem.rewrite.graph import Array
+from meristem.verify.inputs import Sample
+from meristem.verify.programs import Program
+from meristem.verify.report import Measure, Verdict, judge, not_checked
+
+# Level 1: relative to the largest output. Growth in float64 measures 1e-16 to 1e-12; a wrong factor
+# of a thousandth in one weight shows at 1e-6.
+ALGEBRA_LIMIT = 1e-10
+# An output that nearly vanishes on one input is compared on the scale that it has on others.
+SCALE_FLOOR = 1e-3
+# Level 2: how much further than the original's own error a grown model may be from the reference,
+# and the least error that is granted in units of eps x max|y|.
+DEPLOYMENT_FACTOR = 4.0
+DEPLOYMENT_FLOOR = 8.0
+
+
+@dataclass
+class Interface:
+    """Inputs and outputs that grew themselves: where the old coordinates sit in the new ones."""
+
+    edits: Sequence[BoundaryEdit] = ()
+
+    def inputs(self, sample: Sample) -> Sample:
+        """The sample for the grown model: old values in their places, finite numbers elsewhere."""
+        arrays = dict(sample.arrays)
+        for e in self.edits:
+            if not e.output and e.name in arrays:
+                arrays[e.name] = _spread(arrays[e.name], e)
+        return Sample(sample.label, arrays, sample.sizes)
+
+    def positions(self, name: str) -> list[tuple[int, Array]]:
+        """(axis, old positions) of the grown axes of an output."""
+        return [(e.axis, e.old) for e in self.edits if e.output and e.name == name]
+
+    def outputs(self, names: Sequence[str], arrays: Sequence[Array]) -> list[Array]:
+        """The old coordinates of the grown model's outputs."""
+        out = []
+        for name, a in zip(names, arrays, strict=True):
+            for axis, old in self.positions(name):
+                a = np.take(a, old, axis)
+            out.append(a)
+        return out
+
+
+def _spread(old: Array, e: BoundaryEdit) -> Array:
+    shape = list(old.shape)
+    shape[e.axis] = e.size
+    if old.dtype.kind == "f":
+        rng = np.random.default_rng([len(e.name), e.axis, e.size])
+        new = rng.standard_normal(shape).astype(old.dtype)
+    else:
+        new = np.full(shape, old.min() if old.size else 0, old.dtype)
+    at: list[slice | Array] = [slice(None)] * len(shape)
+    at[e.axis] = e.old
+    new[tuple(at)] = old
+    return new
+
+
+@dataclass
+class Pair:
+    """The outputs of one sample: the reference's and another program's."""
+
+    sample: Sample
+    expected: list[Array]
+    got: list[Array]
+
+
+@dataclass
+class Runs:
+    """Samples that ran, and what went wrong with the others."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def finite(arrays: Sequence[Array]) -> bool:
+    return all(bool(np.isfinite(a).all()) for a in arrays if a.dtype.kind == "f")
+
+
+def attempt(program: Callable[[Sample], list[Array]], sample: Sample) -> tuple[list[Array], str]:
+    """Outputs, or what the runtime says against this input."""
+    try:
+        return program(sample), ""
+    except Exception as error:  # every runtime has its own; the text is reported
+        return [], f"{type(error).__name__}: {error}".strip()
+
+
+def shapes_differ(names: Sequence[str], expected: Sequence[Array], got: Sequence[Array]) -> str:
+    """What is wrong with the outputs' number or sizes; empty where they agree."""
+    if len(expected) != len(got):
+        return f"{len(got)} outputs instead of {len(expected)}"
+    for name, a, b in zip(names, expected, got, strict=True):
+        if a.shape != b.shape:
+            return f"output {name} has shape {b.shape} instead of {a.shape}"
+    return ""
+
+
+def difference(expected: Array, got: Array) -> float:
+    """The largest absolute difference; infinite where one is not a number and the other is."""
+    if not expected.size:
+        return 0.0
+    a, b = np.asarray(expected, np.float64), np.asarray(got, np.float64)
+    with np.errstate(invalid="ignore"):
+        d = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return float(np.where(np.isnan(d), np.inf, d).max())
+
+
+def algebra(
+    reference: Program,
+    grown: Program,
+    samples: Sequence[Sample],
+    interface: Interface,
+    stored: Sequence[Measure] = (),
+    failures: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Verdict:
+    """Level 1: both programs in float64 on every sample, and the stored weights."""
+    names = reference.outputs
+    wrong, remarks, pairs = list(failures), list(notes), []
+    for sample in samples:
+        expected, problem = attempt(reference, sample)
+        if problem or not finite(expected):
+            remarks.append(f"{sample}: left out, {problem or 'the original is not finite there'}")
+            continue
+        got, problem = attempt(grown, interface.inputs(sample))
+        if not problem:
+            got = interface.outputs(grown.outputs, got)
+            problem = shapes_differ(names, expected, got)
+        if problem:
+            wrong.append(f"{sample}: the grown model fails: {problem}")
+        else:
+            pairs.append(Pair(sample, expected, got))
+    if not pairs and not wrong:
+        return not_checked("no input was valid (" + "; ".join(remarks[:1]) + "); pass inputs=")
+    measures, exact = [], True
+    for k, name in enumerate(names):
+        scales = [_scale(p.expected[k]) for p in pairs]
+        for p, own in zip(pairs, scales, strict=True):
+            scale = max(own, SCALE_FLOOR * max(scales))
+            error = difference(p.expected[k], p.got[k])
+            exact &= error == 0.0
+            measures.append(Measure(f"{name} ({p.sample})", error, ALGEBRA_LIMIT * scale))
+    inputs = [str(p.sample) for p in pairs]
+    return judge(
+        [*worst(measures), *_worst_stored(stored)], exact=exact, failures=wrong, inputs=inputs,
+        notes=remarks, remark=f"{len(stored)} stored tensors are as planned" if stored else "",
+    )  # fmt: skip
+
+
+def _scale(a: Array) -> float:
+    return float(np.abs(np.asarray(a, np.float64)).max()) if a.size and a.dtype.kind == "f" else 0.0
+
+
+def worst(measures: Sequence[Measure]) -> list[Measure]:
+    """Every failure, and the nearest passes."""
+    wrong = [m for m in measures if not m.ok]
+    fine = sorted((m for m in measures if m.ok), key=_ratio, reverse=True)
+    return wrong + fine[: max(1, 12 - len(wrong))]
+
+
+def _worst_stored(measures: Sequence[Measure]) -> list[Measure]:
+    wrong = [m for m in measures if not m.ok]
+    return wrong or sorted(measures, key=_ratio, reverse=True)[:1]
+
+
+def _ratio(m: Measure) -> float:
+    return m.error / m.limit if m.limit else 0.0
+
+
+@dataclass
+class Deployed:
+    """Both models in one setting of a runtime."""
+
+    setting: str
+    original: Program
+    grown: Program
+
+
+def deployment(
+    reference: Program | None,
+    settings: Sequence[Deployed],
+    samples: Sequence[Sample],
+    interface: Interface,
+    eps: float,
+    notes: Sequence[str] = (),
+) -> Verdict:
+    """Level 2: the grown model's error against the float64 reference, and the original's own.
+
+    Without a reference the original's first setting stands for it. ``eps`` is that of the coarsest
+    dtype in the model.
+    """
+    remarks, wrong, used = list(notes), [], []
+    errors: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    exact = True
+    for sample in samples:
+        expected, problem = attempt(reference or settings[0].original, sample)
+        if problem or not finite(expected):
+            remarks.append(f"{sample}: left out, {problem or 'the original is not finite there'}")
+            continue
+        for s in settings:
+            own, problem = attempt(s.original, sample)
+            if not problem and not finite(own):
+                problem = "the original overflows"
+            problem = problem or shapes_differ(s.original.outputs, expected, own)
+            if problem:
+                remarks.append(f"{s.setting}, {sample}: left out, the original fails: {problem}")
+                continue
+            got, problem = attempt(s.grown, interface.inputs(sample))
+            if not problem:
+                got = interface.outputs(s.grown.outputs, got)
+                problem = shapes_differ(s.original.outputs, expected, got)
+            if problem:
+                wrong.append(f"{s.setting}, {sample}: the grown model fails: {problem}")
+                continue
+            used.append(str(sample))
+            for name, e, o, g in zip(s.original.outputs, expected, own, got, strict=True):
+                exact &= o.dtype == g.dtype and np.array_equal(o, g, equal_nan=o.dtype.kind == "f")
+                row = difference(e, g), difference(e, o), _scale(e)
+                errors.setdefault((s.setting, name), []).append(row)
+    if not errors and not wrong:
+        return not_checked("; ".join(remarks[-1:]) or "no input was valid; pass inputs=")
+    measures = [
+        Measure(f"{name} ({setting})", max(r[0] for r in rows), _allowed(rows, eps))
+        for (setting, name), rows in errors.items()
+    ]
+    return judge(
+        measures, exact=exact, failures=wrong, inputs=list(dict.fromkeys(used)), notes=remarks,
+        remark=", ".join(s.setting for s in settings),
+    )  # fmt: skip
+
+
+def _allowed(rows: Sequence[tuple[float, float, float]], eps: float) -> float:
+    own, scale = max(r[1] for r in rows), max(r[2] for r in rows)
+    return DEPLOYMENT_FACTOR * max(own, DEPLOYMENT_FLOOR * eps * scale)
+
+
+def eps_of(dtypes: Mapping[str, float], found: Sequence[str]) -> float:
+    """The coarsest spacing among float dtypes; that of float32 where there is none."""
+    return max((dtypes[d] for d in found if d in dtypes), default=dtypes["float32"])
+
+
+__all__ = ["Deployed", "Interface", "algebra", "attempt", "deployment", "eps_of", "finite", "worst"]

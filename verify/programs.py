@@ -1,0 +1,148 @@
+"""Programs as functions from samples to arrays: in float64, and as a torch module in its own dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from meristem.carriers.torch_carrier import TorchCarrier, storage_key
+from meristem.carriers.torch_double import double_module
+from meristem.rewrite.errors import CarrierError, RuntimeUnavailable
+from meristem.rewrite.graph import Array, Graph, Weight
+from meristem.rewrite.interpret import run
+from meristem.verify.inputs import Sample
+
+
+class Program(Protocol):
+    """Something that computes a model's outputs, in the order of ``outputs``."""
+
+    outputs: list[str]
+
+    def __call__(self, sample: Sample) -> list[Array]: ...
+
+
+def to_numpy(t: torch.Tensor) -> Array:
+    """A tensor's numbers; bfloat16 widens to float32, which holds it exactly."""
+    t = t.detach().cpu()
+    return np.asarray((t.float() if t.dtype == torch.bfloat16 else t).numpy())
+
+
+def torch_arguments(carrier: TorchCarrier, sample: Sample) -> list[Any]:
+    """The flat user inputs of a program: tensors of their own dtype, constants as traced."""
+    out = []
+    for node, spec in carrier.placeholders():
+        if spec.kind is not InputKind.USER_INPUT:
+            continue
+        val = node.meta.get("val")
+        if isinstance(val, torch.Tensor):
+            array = np.ascontiguousarray(sample.arrays[node.name])
+            out.append(torch.from_numpy(array.copy()).to(val.dtype))
+        elif isinstance(spec.arg, ConstantArgument):
+            out.append(spec.arg.value)
+        else:
+            raise CarrierError(
+                f"the input {node.name} is a number that may vary; trace it as a constant to verify",
+                input=node.name,
+            )
+    return out
+
+
+def torch_outputs(carrier: TorchCarrier) -> list[tuple[int, str]]:
+    """Position and name of every tensor among a program's user outputs."""
+    output = next(n for n in carrier.graph.nodes if n.op == "output")
+    specs = carrier.program.graph_signature.output_specs
+    return [
+        (i, spec.arg.name)
+        for i, (node, spec) in enumerate(zip(output.args[0], specs, strict=True))
+        if spec.kind is OutputKind.USER_OUTPUT
+        and isinstance(getattr(node, "meta", {}).get("val"), torch.Tensor)
+    ]
+
+
+class TorchDouble:
+    """A torch program in float64. ``tensors`` replace the stored ones by name."""
+
+    def __init__(
+        self, carrier: TorchCarrier, tensors: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        self.carrier = carrier
+        self.module: Any = double_module(carrier, dict(tensors) if tensors else None)
+        self._at = torch_outputs(carrier)
+        self.outputs = [name for _, name in self._at]
+
+    def tensors(self, sample: Sample) -> list[torch.Tensor]:
+        """The outputs as tensors, with gradients where the weights have them."""
+        got = self.module(*torch_arguments(self.carrier, sample))
+        return [got[i] for i, _ in self._at]
+
+    def __call__(self, sample: Sample) -> list[Array]:
+        with torch.no_grad():
+            return [to_numpy(t) for t in self.tensors(sample)]
+
+
+def torch_tensors(carrier: TorchCarrier, wide: Callable[[str], Array]) -> dict[str, torch.Tensor]:
+    """Stored tensors by name from ``wide``; names that share storage share one tensor."""
+    done: dict[Any, torch.Tensor] = {}
+    out = {}
+    for name, old in carrier.tensors.items():
+        key = storage_key(old)
+        if key not in done:
+            done[key] = torch.from_numpy(np.array(wide(name)))
+        out[name] = done[key]
+    return out
+
+
+class TorchModule:
+    """A module in its own dtype, called as the traced one was. ``device`` is where it runs."""
+
+    def __init__(self, carrier: TorchCarrier, module: torch.nn.Module, device: str = "cpu") -> None:
+        if device != "cpu" and not torch.cuda.is_available():
+            raise RuntimeUnavailable(
+                f"torch sees no {device} device here; install a CUDA build of torch on a machine with "
+                "a GPU, or verify on the CPU",
+                provider=device,
+            )
+        self.carrier, self.module, self.device = carrier, module.to(device), device
+        self.spec = carrier.program.module_call_graph[0].signature.in_spec
+        self.outputs = [name for _, name in torch_outputs(carrier)]
+
+    def tensors(self, sample: Sample) -> list[torch.Tensor]:
+        flat = torch_arguments(self.carrier, sample)
+        flat = [x.to(self.device) if isinstance(x, torch.Tensor) else x for x in flat]
+        args, kwargs = pytree.tree_unflatten(flat, self.spec)
+        leaves = pytree.tree_leaves(self.module(*args, **kwargs))
+        return [x for x in leaves if isinstance(x, torch.Tensor)]
+
+    def __call__(self, sample: Sample) -> list[Array]:
+        with torch.no_grad():
+            return [to_numpy(t) for t in self.tensors(sample)]
+
+
+class ViewDouble:
+    """A view in float64, built anew for every size of the dynamic axes.
+
+    ``view`` builds the view for sizes by symbol; ``weights`` gives the values of a weight.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[Mapping[str, int]], Graph],
+        weights: Callable[[Weight], Array] | None = None,
+    ) -> None:
+        self.view, self.weights = view, weights
+        self._graphs: dict[tuple[tuple[str, int], ...], Graph] = {}
+        self.outputs = [name for name, _ in view({}).outputs]
+
+    def __call__(self, sample: Sample) -> list[Array]:
+        key = tuple(sorted(sample.sizes.items()))
+        if key not in self._graphs:
+            self._graphs[key] = self.view(sample.sizes)
+        return run(self._graphs[key], sample.arrays, self.weights)
+
+
+__all__ = ["Program", "TorchDouble", "TorchModule", "ViewDouble", "to_numpy", "torch_tensors"]

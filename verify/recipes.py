@@ -1,0 +1,131 @@
+"""A grown model's weights as its plan describes them, in float64, and as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.expansion import Expansion
+from meristem.rewrite.graph import Array
+from meristem.verify.report import Measure
+
+# Spacing of numbers next to one, by dtype.
+EPSILON = {
+    "float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7,
+}  # fmt: skip
+_SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 5e-324}
+
+
+@dataclass
+class Recipes:
+    """What a plan says of every stored name.
+
+    ``source`` reads a tensor of the source model by name. ``weights`` are recipes by every name of a
+    weight, ``clones`` the names that depth makes or moves (name -> (source name or "", "copy" or the
+    number that fills it)), ``constants`` stored constants that the plan rewrites.
+    """
+
+    source: Callable[[str], Array]
+    weights: Mapping[str, Expansion] = field(default_factory=dict)
+    clones: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    constants: Mapping[str, Array] = field(default_factory=dict)
+
+    def recipe(self, name: str) -> Expansion | None:
+        """The recipe behind a name of the grown model; None where the tensor only moves or stays."""
+        return self.weights.get(self.clones.get(name, (name, ""))[0])
+
+    def wide(self, name: str, shape: tuple[int, ...] = ()) -> Array:
+        """The tensor that the plan gives ``name``: floats in float64, others as they are.
+
+        ``shape`` is that of a tensor without a source. CarrierError where the plan knows no source.
+        """
+        source, how = self.clones.get(name, (name, "copy"))
+        if not source:
+            return np.full(shape, _number(how))
+        data = self.constants.get(source)
+        if data is None:
+            data = self._grown(source)
+        return data if how == "copy" else np.full(data.shape, _number(how))
+
+    def _grown(self, name: str) -> Array:
+        try:
+            old = self.source(name)
+        except KeyError:
+            raise CarrierError(
+                f"{name} is in the grown model, but neither in the source nor in the plan",
+                name=name,
+            ) from None
+        if old.dtype.kind == "f":
+            old = old.astype(np.float64)
+        recipe = self.weights.get(name)
+        return old if recipe is None else recipe.apply(old)
+
+
+def _number(how: str) -> float:
+    return 0.0 if how == "zero" else float(how)
+
+
+def fits(recipes: Mapping[str, Expansion], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What keeps recipes from applying to tensors of these shapes; empty where they do."""
+    for name, recipe in recipes.items():
+        have = shapes.get(name)
+        if have is None:
+            return f"the plan grows {name}, which the source model does not have"
+        if tuple(have) != recipe.old_shape:
+            return (
+                f"the plan grows {name} from {recipe.old_shape}, but the source has {tuple(have)}"
+            )
+    return ""
+
+
+@dataclass
+class Stored:
+    """How stored tensors compare with their recipes."""
+
+    measures: list[Measure] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def add(
+        self, name: str, stored: Array, dtype: str, exact: Array, recipe: Expansion | None
+    ) -> None:
+        """One tensor: equal to what the recipe gives, but for one rounding to ``dtype``.
+
+        A mean is taken over entries that are already rounded, so it may be off by a rounding of the
+        largest of them.
+        """
+        if stored.shape != exact.shape:
+            self.failures.append(
+                f"{name} is stored as {stored.shape}, its recipe gives {exact.shape}"
+            )
+            return
+        if not stored.size:
+            return
+        if dtype not in EPSILON:
+            count = int(np.sum(stored != exact))
+            self.measures.append(Measure(f"stored {name} (entries that differ)", count, 0.0))
+            return
+        wide = stored.astype(np.float64)
+        eps = EPSILON[dtype]
+        limit = eps * np.abs(exact) + _SMALLEST[dtype]
+        if recipe is not None and _averages(recipe):
+            limit = limit + eps * np.abs(exact).max()
+        with np.errstate(invalid="ignore"):
+            error = np.where(
+                (wide == exact) | (np.isnan(wide) & np.isnan(exact)), 0.0, wide - exact
+            )
+        error = np.abs(error)
+        error = np.where(np.isnan(error), np.inf, error)
+        worst = int(np.argmax(error / limit))
+        self.measures.append(
+            Measure(f"stored {name}", float(error.ravel()[worst]), float(limit.ravel()[worst]))
+        )
+
+
+def _averages(recipe: Expansion) -> bool:
+    return recipe.progression is not None or any(f.kind == "mean" for f in recipe.fills.values())
+
+
+__all__ = ["EPSILON", "Recipes", "Stored", "fits"]

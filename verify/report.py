@@ -1,0 +1,148 @@
+"""What a verification found: a verdict for each level, with the measured numbers and their limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+BIT_EXACT, NOISE_FLOOR = "bit-exact", "noise-floor"
+DIFFERS, NOT_CHECKED = "differs", "not checked"
+LEVELS = ("algebra", "deployment", "training")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number against its limit: ``error`` is the largest absolute difference of ``what``."""
+
+    what: str
+    error: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        """False for an error that is not a number."""
+        return self.error <= self.limit
+
+    def __str__(self) -> str:
+        sign = "<=" if self.ok else "> "
+        return f"{self.what}: error {self.error:.2e} {sign} {self.limit:.2e}"
+
+
+@dataclass
+class Verdict:
+    """The word for one level, why, the measurements, and the inputs that they were taken on."""
+
+    word: str
+    reason: str = ""
+    measures: list[Measure] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def checked(self) -> bool:
+        return self.word != NOT_CHECKED
+
+    @property
+    def worst(self) -> Measure | None:
+        """The measurement that comes nearest to its limit, or is furthest beyond it."""
+        return max(self.measures, key=_nearness, default=None)
+
+    def __str__(self) -> str:
+        return f"{self.word}: {self.reason}" if self.reason else self.word
+
+
+def _nearness(m: Measure) -> float:
+    if not m.ok:
+        return float("inf") if m.error != m.error else 1e300 + m.error
+    return m.error / m.limit if m.limit else 0.0
+
+
+def judge(
+    measures: Sequence[Measure],
+    *,
+    exact: bool,
+    failures: Sequence[str] = (),
+    inputs: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    remark: str = "",
+) -> Verdict:
+    """The verdict that measurements and plain failures amount to.
+
+    ``exact`` says whether nothing differed in a single bit. ``remark`` explains a verdict that is not
+    "differs".
+    """
+    wrong = [*failures, *(str(m) for m in measures if not m.ok)]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        word, reason = DIFFERS, wrong[0] + more
+    else:
+        word, reason = BIT_EXACT if exact else NOISE_FLOOR, remark
+    return Verdict(word, reason, list(measures), list(inputs), [*wrong[1:], *notes])
+
+
+def not_checked(reason: str) -> Verdict:
+    """A level that was left out; it never counts as passed."""
+    return Verdict(NOT_CHECKED, reason)
+
+
+@dataclass
+class Report:
+    """The verdicts of a verification.
+
+    ``levels`` maps "algebra" (float64), "deployment" (the file in its runtime) and "training"
+    (gradients) to verdicts. ``str(report)`` is for people, ``to_json`` for machines.
+    """
+
+    levels: dict[str, Verdict]
+
+    @property
+    def ok(self) -> bool:
+        """At least one level was checked and none differs."""
+        checked = [v for v in self.levels.values() if v.checked]
+        return bool(checked) and all(v.word != DIFFERS for v in checked)
+
+    def __str__(self) -> str:
+        lines = ["the same function" if self.ok else self._failure()]
+        width = max(map(len, self.levels), default=0)
+        for name, v in self.levels.items():
+            lines.append(f"  {name:<{width}}  {v}")
+            worst = v.worst
+            if worst is not None and str(worst) not in v.reason:
+                lines.append(f"  {'':<{width}}  nearest to its limit: {worst}")
+            if v.inputs:
+                lines.append(f"  {'':<{width}}  on {len(v.inputs)} inputs: {_short(v.inputs)}")
+            lines += [f"  {'':<{width}}  note: {n}" for n in v.notes]
+        return "\n".join(lines)
+
+    def _failure(self) -> str:
+        differ = [n for n, v in self.levels.items() if v.word == DIFFERS]
+        if differ:
+            return f"the function differs ({', '.join(differ)})"
+        return "nothing could be checked"
+
+    def to_data(self) -> dict[str, Any]:
+        """JSON-ready data: ``ok`` and, by level, word, reason, measures, inputs and notes."""
+        return {"ok": self.ok, "levels": {n: asdict(v) for n, v in self.levels.items()}}
+
+    def to_json(self) -> str:
+        """``to_data`` as text; numbers that are not finite are written as words."""
+        return json.dumps(_finite(self.to_data()), indent=1)
+
+
+def _short(inputs: Sequence[str]) -> str:
+    return ", ".join(inputs[:3]) + (", ..." if len(inputs) > 3 else "")
+
+
+def _finite(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {k: _finite(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [_finite(v) for v in x]
+    if isinstance(x, float) and (x != x or x in (float("inf"), float("-inf"))):
+        return str(x)
+    return x
+
+
+__all__ = ["LEVELS", "Measure", "Report", "Verdict", "judge", "not_checked"]
