@@ -121,7 +121,7 @@ class Op:
         return f"{outs} = {self.kind}({', '.join(map(repr, self.inputs))}) {self.attrs}"
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Graph:
     """Operators in topological order between inputs and outputs."""
 
