@@ -98,6 +98,8 @@ def slice_(c: Call) -> Value:
     start, end = c.num("start") or 0, c.num("end")
     n = x.shape[c.num("dim")]
     roles = {"start": c.role("start"), "end": c.role("end")}
+    if any(isinstance(c.args[k], fx.Node) for k in ("start", "end")):
+        return c.b.slice(x, c.num("dim"), start, n if end is None else end, c.num("step"), dynamic=True)
     return c.b.slice(x, c.num("dim"), start, n if end is None else end, c.num("step"), roles)
 
 
@@ -158,7 +160,11 @@ def pad(c: Call) -> Value | None:
             n = x.shape[a]
             x = c.b.slice(x, a, max(-lo, 0), n + min(hi, 0))
     pads = [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
-    return c.b.apply("pad", x, pads=tuple(pads), value=float(c.num("value") or 0))
+    rank = len(x.shape)
+    places = {(rank - 1 - i // 2, i % 2): i for i in range(len(flat))}
+    slots = {"pads": c.b.slot(c.role("pad"))} if min(flat, default=0) >= 0 else {}
+    value = float(c.num("value") or 0)
+    return c.b.apply("pad", x, pads=tuple(pads), value=value, places=places, slots=slots)
 
 
 @aten("flip.default")

@@ -154,7 +154,9 @@ def pad(c: Call) -> Value:
     kept = tuple((max(lo, 0), max(hi, 0)) for lo, hi in pads)
     if not any(lo or hi for lo, hi in kept):
         return c.b.apply("identity", x)
-    return c.b.apply("pad", x, pads=kept, value=float(value))
+    places = {(a, side): i + side * len(axes) for i, a in enumerate(axes) for side in (0, 1)}
+    slots = {"pads": c.b.slot(("shape", 1, 0))} if min(raw) >= 0 and c.has(1) else {}
+    return c.b.apply("pad", x, pads=kept, value=float(value), places=places, slots=slots)
 
 
 @onnx("DepthToSpace")

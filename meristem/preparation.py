@@ -104,7 +104,7 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
             for n, s in prepared.layers.items()
         ]
         plan.clones = prepared.sources
-        plan.added += prepared.depth.added_operators
+        plan.added += prepared.depth.added
         plan.notes += [str(r) for r in prepared.depth.reports]
     return prepared
 

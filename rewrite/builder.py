@@ -47,6 +47,8 @@ class Builder:
     ) -> Op:
         """Append one operator; result shapes and dtype by its semantics."""
         attrs = attrs or {}
+        if kind == "mul" and inputs[0] is inputs[1]:  # a square, whose sign is known
+            kind, inputs = "pow", (inputs[0], self.literal(2.0, inputs[0].dtype))
         entry = semantics(kind)
         op = Op(
             kind, tuple(inputs), attrs, [], self._native, self._place, self._origin, slots or {}
@@ -151,14 +153,19 @@ class Builder:
         end: int,
         step: int = 1,
         roles: dict[str, Any] | None = None,
+        dynamic: bool = False,
     ) -> Value:
-        """``roles`` maps start, end, length to where the carrier holds them."""
+        """``roles`` maps start, end, length to where the carrier holds them; ``dynamic`` says that they
+        are only known at run time, the numbers being those of the trace."""
         axis %= len(x.shape)
         n = x.shape[axis]
         start, end, step = slice(start, end, step).indices(n)
         end = max(end, start)
         slots = {k: self.slot(r) for k, r in (roles or {}).items()}
-        return self.apply("slice", x, axis=axis, start=start, end=end, step=step, slots=slots)
+        at = {"axis": axis, "start": start, "end": end, "step": step}
+        if dynamic:
+            at["dynamic"] = True
+        return self.apply("slice", x, slots=slots, **at)
 
     def select(self, x: Value, axis: int, index: int, role: Any = None) -> Value:
         """One coordinate of an axis, which disappears."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from meristem.rewrite.axes import Pin, Term, atoms_of, factors_of, find, prod
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Input, Value, Weight
-from meristem.rewrite.recognise import Attention, attentions, is_weight, streams
+from meristem.rewrite.recognise import Attention, attentions, streams, weight_of
 
 KINDS = (
     "hidden",
@@ -78,7 +78,7 @@ class _Namer:
         for attention in attentions(self.graph, self.eq, set(self.touched)):
             self._attention(attention)
         for t in streams(self.graph, self.eq):
-            if self._weighted(t) and any(a in self.touched for a in atoms_of(t)):
+            if self._weighted(t) and all(a in self.touched for a in atoms_of(t) if a.size > 1):
                 self._add(_stream_kind(t, self.touched), t)
         for t in self._summed():
             self._add(self._inner_kind(t), t)
@@ -143,10 +143,13 @@ class _Namer:
         """Kinds of the operators that mix each atom with weights; atoms that meet a nonlinearity."""
         touched: dict[Term, set[str]] = {}
         nonlinear: set[Term] = set()
+        self.mixing: set[Weight] = set()
         for op in self.graph.ops:
             if op.kind in ("contract", "conv", "grouped_contract"):
                 for v in op.inputs:
-                    if is_weight(v):
+                    leaf = weight_of(v)
+                    if leaf is not None:
+                        self.mixing.add(leaf)
                         axes = self.eq.of(v)[:3] if op.kind == "conv" else self.eq.of(v)
                         for t in axes:
                             for a in atoms_of(t):
@@ -190,8 +193,8 @@ class _Namer:
             for a in atoms_of(t):
                 for pair in self.uses.get(a, []):
                     weights.setdefault(pair)
-            trained = [w for w, _ in weights if w.role == "parameter"]
-            place = common_place(p for w in trained or [w for w, _ in weights] for p in places(w))
+            mixed = [w for w, _ in weights if w in self.mixing]
+            place = common_place(p for w in mixed or [w for w, _ in weights] for p in places(w))
             base = f"{kind}@{place}" if place else kind
             count[base] = count.get(base, 0) + 1
             name = base if count[base] == 1 else f"{base}#{count[base]}"

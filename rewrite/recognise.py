@@ -98,7 +98,7 @@ def _scores(op: Op) -> Op | None:
             continue
         seen.add(id(p))
         if p.kind == "contract":
-            if not any(is_weight(x) for x in p.inputs):
+            if all(weight_of(x) is None for x in p.inputs):
                 return p
         elif p.kind in _SCORE:
             stack.extend(x for x in p.inputs if x.is_float)
@@ -166,11 +166,11 @@ def _absent(key: Value, heads: Sequence[Term], eq: Equations) -> list[Term]:
     return out
 
 
-def is_weight(v: Value) -> bool:
-    """A weight, or a rearrangement of one."""
+def weight_of(v: Value) -> Weight | None:
+    """The weight that a value is, or rearranges."""
     while v.producer is not None and v.producer.kind in _LAYOUT and len(v.producer.inputs) == 1:
         v = v.producer.inputs[0]
-    return isinstance(v, Weight)
+    return v if isinstance(v, Weight) else None
 
 
 def streams(graph: Graph, eq: Equations) -> list[Term]:

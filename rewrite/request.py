@@ -57,7 +57,7 @@ def resolve(
 def matches(dimensions: Sequence[Dimension], selector: str) -> list[Dimension]:
     """Dimensions that a selector names: a kind, a kind at a place with wildcards, or a full name."""
     exact = [d for d in dimensions if d.name == selector]
-    if exact and "@" in selector:
+    if exact and is_name(selector):
         return exact
     kind, _, place = selector.partition("@")
     hits = [d for d in dimensions if d.kind == kind or kind in d.aliases]
@@ -66,12 +66,17 @@ def matches(dimensions: Sequence[Dimension], selector: str) -> list[Dimension]:
     return [d for d in hits if not place or fnmatchcase(d.place, place)]
 
 
+def is_name(selector: str) -> bool:
+    """A bare kind is a selector of its kind even where one dimension is called just that."""
+    return "@" in selector or "#" in selector
+
+
 def specificity(selector: str, names: Mapping[str, Dimension]) -> int:
     """Kind < kind with wildcards < kind at a place < full name."""
+    if selector in names and is_name(selector):
+        return 3
     if "@" not in selector:
         return 0
-    if selector in names:
-        return 3
     return 1 if re.search(r"[*?\[]", selector) else 2
 
 

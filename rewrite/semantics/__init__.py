@@ -9,6 +9,7 @@ from meristem.rewrite.semantics import (
     gather,
     layout,
     norm,
+    pad,
     pool,
     reduce,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "kinds",
     "layout",
     "norm",
+    "pad",
     "pool",
     "reduce",
     "register",

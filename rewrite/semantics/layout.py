@@ -14,10 +14,9 @@ import numpy as np
 
 from meristem.rewrite.axes import Term, cat, cut, prod
 from meristem.rewrite.flow import OLD, Cell, Flow
-from meristem.rewrite.formula import FALSE, TRUE
+from meristem.rewrite.formula import all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
-from meristem.rewrite.scale import NONE
 
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
@@ -172,7 +171,9 @@ class Slice(Base):
         axis, step = at["axis"], at.get("step", 1)
         n, start, end = x[axis].size, at["start"], at["end"]
         length = op.output.shape[axis]
-        if step != 1:
+        if at.get("dynamic"):
+            x[axis] = self._part(eq, x[axis], start, step, length)
+        elif step != 1:
             x[axis] = self._strided(eq, x[axis], start, step, length)
         elif length == 0:
             x[axis] = Term(0)
@@ -184,6 +185,15 @@ class Slice(Base):
                 _, piece = cut(piece, start)
             x[axis] = piece
         eq.set(op.output, x)
+
+    @staticmethod
+    def _part(eq: Equations, whole: Term, start: int, step: int, length: int) -> Term:
+        """An end that is only known at run time: any coordinate may be read, from the first on."""
+        part = Term(length)
+        eq.pin(part, "takes a part whose length is only known at run time")
+        if start != 0 or step != 1:
+            eq.pin(whole, "takes a part whose place is only known at run time")
+        return part
 
     @staticmethod
     def _strided(eq: Equations, t: Term, start: int, step: int, length: int) -> Term:
@@ -203,6 +213,9 @@ class Slice(Base):
         axis, step = at["axis"], at.get("step", 1)
         x = flow.of(op.inputs[0])
         wanted = len(flow.grid(op.output)[axis])
+        if at.get("dynamic"):
+            flow.set(op.output, _join(flow, x, axis, flow.grid(op.inputs[0])[axis]))
+            return
         if op.output.shape[axis] == 0:
             flow.fill(op.output, OLD)
             return
@@ -213,7 +226,7 @@ class Slice(Base):
             flow.set(op.output, self._every(op, flow, x))
             return
         blocks = flow.grid(op.inputs[0])[axis]
-        first = _block_at(blocks, at["start"])
+        first = block_at(blocks, at["start"])
         index = [slice(None)] * x.ndim
         index[axis] = slice(first, first + wanted)
         flow.set(op.output, x[tuple(index)])
@@ -225,7 +238,7 @@ class Slice(Base):
         if inner is None:
             return _merge(flow, x, axis)
         pieces = flow.growth.blocks(inner)
-        number = _block_at_or_in(pieces, op.attrs["start"])
+        number = _block_with(pieces, op.attrs["start"])
         index: list[Any] = [slice(None)] * x.ndim
         index[axis] = slice(number, None, len(pieces))
         return x[tuple(index)]
@@ -233,7 +246,7 @@ class Slice(Base):
     def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
         axis = op.attrs["axis"]
         whole = sizes.terms(op.inputs[0])[axis]
-        if not sizes.touches(whole):
+        if op.attrs.get("dynamic") or not sizes.touches(whole):
             return []
         start = sizes.offset(whole, op.attrs["start"])
         length = sizes.size(sizes.terms(op.output)[axis])
@@ -251,7 +264,7 @@ class Slice(Base):
         return Vanishing((0,))
 
 
-def _block_at(blocks: Sequence[Any], offset: int) -> int:
+def block_at(blocks: Sequence[Any], offset: int) -> int:
     """Number of the first block at an old offset: old coordinates before it, then fresh ones."""
     seen = 0
     for i, b in enumerate(blocks):
@@ -262,13 +275,32 @@ def _block_at(blocks: Sequence[Any], offset: int) -> int:
     return len(blocks)
 
 
-def _block_at_or_in(blocks: Sequence[Any], offset: int) -> int:
+def _block_with(blocks: Sequence[Any], offset: int) -> int:
     """Number of the block that holds an offset (no block is fresh)."""
     for i, b in enumerate(blocks):
         if offset < b.size:
             return i
         offset -= b.size
     raise AssertionError("the offset lies outside the axis")
+
+
+def _join(flow: Flow, x: Any, axis: int, blocks: Sequence[Any]) -> Any:
+    """What holds of every old block along an axis, as one block."""
+    old = [i for i, b in enumerate(blocks) if not b.fresh]
+    moved = np.moveaxis(x, axis, -1)
+    out = np.empty((*moved.shape[:-1], 1), object)
+    for index in np.ndindex(moved.shape[:-1]):
+        row: list[Cell] = [moved[(*index, i)] for i in old]
+        fresh = bool(row[0].twins)
+        scale = flow.equal_scales([c.scale for c in row], "takes a part of unknown length")
+        out[(*index, 0)] = Cell(
+            all_of(c.zero for c in row),
+            tuple(all_of(c.twins[k] for c in row) for k in range(len(row[0].twins))),
+            None if fresh else scale,
+            all_of(c.nonneg for c in row),
+            all_of(c.pos for c in row),
+        )
+    return np.moveaxis(out, -1, axis)
 
 
 def _merge(flow: Flow, x: Any, axis: int) -> Any:
@@ -313,53 +345,6 @@ class Concat(Base):
 
 
 @dataclass(frozen=True)
-class Pad(Base):
-    """``pads`` = (before, after) for every axis, filled with the constant ``value``."""
-
-    def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
-        return [
-            tuple(n + lo + hi for n, (lo, hi) in zip(inputs[0].shape, attrs["pads"], strict=True))
-        ]
-
-    def evaluate(self, op: Op, *arrays: Array) -> list[Array]:
-        return [np.pad(arrays[0], op.attrs["pads"], constant_values=op.attrs["value"])]
-
-    def axes(self, op: Op, eq: Equations) -> None:
-        out = []
-        for t, (lo, hi) in zip(eq.of(op.inputs[0]), op.attrs["pads"], strict=True):
-            ends = [Term(lo), Term(hi)]
-            for e in ends:
-                eq.pin(e, "pads by a fixed number of coordinates")
-            out.append(cat([ends[0], t, ends[1]]) if lo or hi else t)
-        eq.set(op.output, out)
-
-    def transfer(self, op: Op, flow: Flow) -> None:
-        x = flow.of(op.inputs[0])
-        value = float(op.attrs["value"])
-        filler = Cell(
-            zero=TRUE if value == 0 else FALSE,
-            scale=None if value == 0 or np.isinf(value) else NONE,
-            nonneg=TRUE if value >= 0 else FALSE,
-        )
-        for axis, (lo, hi) in enumerate(op.attrs["pads"]):
-            for count, first in ((lo, True), (hi, False)):
-                if count:
-                    shape = list(x.shape)
-                    shape[axis] = 1
-                    side = np.empty(tuple(shape), object)
-                    for index in np.ndindex(side.shape):
-                        twins = x[tuple(i if a != axis else 0 for a, i in enumerate(index))].twins
-                        side[index] = Cell(
-                            filler.zero, (TRUE,) * len(twins), filler.scale, filler.nonneg
-                        )
-                    x = np.concatenate([side, x] if first else [x, side], axis)
-        flow.set(op.output, x)
-
-    def vanishes(self, op: Op) -> Vanishing:
-        return Vanishing((0,)) if float(op.attrs["value"]) == 0 else Vanishing()
-
-
-@dataclass(frozen=True)
 class Rearrange(Base):
     """Positional moves along ``axes``: flip, roll. The axes cannot grow, the others pass."""
 
@@ -396,5 +381,4 @@ register("permute", Permute())
 register("expand", Expand())
 register("slice", Slice())
 register("concat", Concat())
-register("pad", Pad())
 register("rearrange", Rearrange())

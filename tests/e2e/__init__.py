@@ -1,0 +1,1 @@
+"""The main job on every model of the zoo, through both carriers."""

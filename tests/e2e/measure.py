@@ -1,0 +1,98 @@
+"""Measuring two models against each other, independently of the verify room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch.utils import _pytree as pytree
+
+from meristem.backends.program import lift_tensors
+from meristem.carriers.torch_double import double_module, double_tensors
+
+EPS32 = 2.0**-23
+
+
+def leaves(*tree: Any) -> list[torch.Tensor]:
+    return [t for t in pytree.tree_leaves(tree) if isinstance(t, torch.Tensor)]
+
+
+def recipes_in_double(model: Any, grown: Any) -> dict[str, torch.Tensor]:
+    """The grown model's tensors: recipes evaluated in float64 from the source's stored weights."""
+    plan = grown.plan
+    recipes = {
+        name: plan.weights[w.name]
+        for w in model.graph.weights
+        if w.name in plan.weights
+        for name in w.names
+    }
+    wide = lift_tensors(double_tensors(model.carrier.tensors), recipes, {})
+    out = dict(grown.carrier.tensors)
+    for name, stored in out.items():
+        source, how = plan.clones.get(name, (name, "copy"))
+        if how != "copy":
+            out[name] = torch.full_like(stored, float(how), dtype=torch.float64)
+        elif source in wide and wide[source].shape == stored.shape:
+            out[name] = wide[source]
+    return {
+        name: t.double() if t.dtype.is_floating_point else grown.carrier.tensors[name]
+        for name, t in out.items()
+    }
+
+
+def algebra_error(model: Any, grown: Any, *inputs: torch.Tensor) -> float:
+    """Largest error of an output relative to its largest entry, both programs in float64."""
+    with torch.no_grad():
+        old = double_module(model.carrier)(*inputs)
+        new = double_module(grown.carrier, recipes_in_double(model, grown))(*inputs)
+    return relative(old, new)
+
+
+def relative(old: list[Any], new: list[Any]) -> float:
+    worst = 0.0
+    for a, b in zip(old, new, strict=True):
+        if isinstance(a, torch.Tensor) and a.is_floating_point():
+            assert a.shape == b.shape
+            assert torch.isfinite(b[torch.isfinite(a)]).all()
+            a, b = (torch.nan_to_num(t, posinf=0.0, neginf=0.0) for t in (a, b))
+            worst = max(worst, float((a - b).abs().max() / a.abs().max()))
+    return worst
+
+
+def session(path: Path, *, optimised: bool = False) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    level = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(
+        str(path), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def run(path: Path, inputs: list[torch.Tensor], *, optimised: bool = False) -> list[np.ndarray]:
+    s = session(path, optimised=optimised)
+    feed = {i.name: t.numpy() for i, t in zip(s.get_inputs(), inputs, strict=True)}
+    return list(s.run(None, feed))
+
+
+def deployment_ratio(
+    old: Path, new: Path, reference: list[np.ndarray], inputs: list[torch.Tensor], *, optimised: bool
+) -> float:
+    """Error of the grown file over the original's own error, with the floor of DESIGN.md section 8."""
+    worst = 0.0
+    for a, b, r in zip(
+        run(old, inputs, optimised=optimised), run(new, inputs, optimised=optimised), reference,
+        strict=True,
+    ):
+        if a.dtype.kind != "f":
+            continue
+        assert b.shape == a.shape
+        assert np.isfinite(b).all() == np.isfinite(a).all()
+        own = np.abs(a - r).max()
+        floor = max(own, 8 * EPS32 * np.abs(r).max())
+        worst = max(worst, float(np.abs(b - r).max() / floor))
+    return worst
