@@ -80,7 +80,7 @@ class Resizer(Lowering):
         return node not in self._tolerated and any(n is node for n, _ in self.declined[-1:])
 
     def _retract(self, node: ir.Node, mark: int) -> None:
-        self._drop(mark)
+        self.b.drop(mark)
         self.declined = [(n, w) for n, w in self.declined if n is not node]
         for v in node.outputs:
             self.values.pop(v, None)
@@ -158,14 +158,16 @@ class Resizer(Lowering):
         self.editor.set_attribute(node, name, numbers)
 
     def _pieces(self, node: ir.Node, pieces: Mapping[int, int]) -> None:
-        """``num_outputs`` and missing sizes can only say equal pieces, so they become a vector."""
-        if len(node.inputs) > 1 and node.inputs[1] is not None:
+        """A count or one size can only say equal pieces, so they become a vector."""
+        given = len(node.inputs) > 1 and node.inputs[1] is not None
+        if given and self._known(node, 1).ndim:
             self._vector_input(node, 1, dict(pieces), force=True)
             return
         old = self.origin[node]
         axis = int(old.attributes["axis"].value) if "axis" in old.attributes else 0
-        sizes = [int(self.before.values[v].shape[axis]) for v in old.outputs]
-        sizes = [pieces.get(k, n) for k, n in enumerate(sizes)]
+        made = [self.before.values[v] for v in old.outputs]
+        made = made[0] if isinstance(made[0], list) else made  # a sequence
+        sizes = [pieces.get(k, int(v.shape[axis])) for k, v in enumerate(made)]
         if "split" in node.attributes or self.carrier.version() < 13:
             self.editor.set_attribute(node, "split", sizes)
             return

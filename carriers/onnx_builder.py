@@ -8,6 +8,7 @@ the analysis, without a separate pass over the file (ONNX.md 1). The carrier kee
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,15 @@ from meristem.rewrite.graph import Array, Literal, Op, Slot, Value
 from meristem.rewrite.registry import semantics
 
 Site = tuple[Any, str, str]  # native node, place, origin
+
+
+@dataclass
+class _Filled:
+    """How a constant-valued tensor is made again: at which node, with which addresses."""
+
+    slots: dict[str, Slot]
+    site: Site
+    value: Value | None = None
 
 
 class FoldingBuilder(Builder):
@@ -31,7 +41,7 @@ class FoldingBuilder(Builder):
     def __init__(self) -> None:
         super().__init__()
         self.moving: set[Literal] = set()
-        self.filled: dict[Literal, tuple[dict[str, Slot], Site]] = {}
+        self.filled: dict[Literal, _Filled] = {}
 
     def literal(self, data: Any, dtype: str, role: Any = None) -> Literal:
         """A constant; it enters the graph when an operator that stays uses it."""
@@ -83,7 +93,7 @@ class FoldingBuilder(Builder):
 
     def _note_filled(self, got: Literal, inputs: Sequence[Value], slots: dict[str, Slot]) -> None:
         if not inputs or inputs[0].shape == () or inputs[0].data.size == 1:  # type: ignore[attr-defined]
-            self.filled[got] = (slots, (self._native, self._place, self._origin))
+            self.filled[got] = _Filled(slots, (self._native, self._place, self._origin))
 
     def _settle(self, v: Literal) -> Value:
         """The operand as it stays in the graph."""
@@ -92,10 +102,21 @@ class FoldingBuilder(Builder):
             if not v.uses:
                 self.graph.literals.append(v)
             return v
-        slots, site = recipe
-        here = (self._native, self._place, self._origin)
-        self.at(*site)
-        attrs = {"shape": v.shape, "value": v.data.flat[0], "dtype": v.dtype}
-        op = super().emit("full", [], attrs, slots)
-        self.at(*here)
-        return op.output
+        if recipe.value is None:  # one operator for all uses, as in the file
+            here = (self._native, self._place, self._origin)
+            self.at(*recipe.site)
+            attrs = {"shape": v.shape, "value": v.data.flat[0], "dtype": v.dtype}
+            recipe.value = super().emit("full", [], attrs, recipe.slots).output
+            self.at(*here)
+        return recipe.value
+
+    def drop(self, mark: int) -> None:
+        """Forget the operators from the ``mark``-th on: a lowering declined, or is done again."""
+        gone = self.graph.ops[mark:]
+        for op in gone:
+            for i, v in enumerate(op.inputs):
+                v.uses.remove((op, i))
+        for recipe in self.filled.values():
+            if recipe.value is not None and recipe.value.producer in gone:
+                recipe.value = None
+        del self.graph.ops[mark:]

@@ -125,7 +125,7 @@ class Lowering:
                 self.declined.append((node, f"{type(why).__name__}: {why}"))
         else:
             self.declined.append((node, "no lowering"))
-        self._drop(mark)
+        self.b.drop(mark)
         given = [v for v in operands if v is not None]
         if given and all(isinstance(v, Literal) for v in given):
             folded = reference_fold(node, operands, self.carrier, self.b)
@@ -146,13 +146,6 @@ class Lowering:
             self.step(inner)
         self.b.at(node, self._last_place, node.op_type)
         return [self._operand(v, node, 0) for v in graph.outputs]
-
-    def _drop(self, mark: int) -> None:
-        """Forget the operators of a lowering that declined."""
-        for op in self.b.graph.ops[mark:]:
-            for i, v in enumerate(op.inputs):
-                v.uses.remove((op, i))
-        del self.b.graph.ops[mark:]
 
     def _barrier(self, node: ir.Node, operands: Sequence[Any]) -> list[Any]:
         flat: list[Value] = []
