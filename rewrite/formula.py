@@ -2,7 +2,8 @@
 
 A variable is (weight block, property). Properties of one block exclude one another except where they
 agree, so a formula is true, still open, or no longer possible; both ends are permanent, which lets one
-forward sweep without backtracking solve all obligations in near-linear time.
+forward sweep without backtracking solve all obligations. Formulas are graphs with shared parts, as deep
+as the network; decisions travel upwards by counting, so the sweep is linear in their edges.
 """
 
 from __future__ import annotations
@@ -13,14 +14,26 @@ Key = Hashable
 
 
 class Formula:
-    """A node: ``true``, ``false``, ``var``, ``and``, ``or``. Hash-consing is not needed."""
+    """A node: ``true``, ``false``, ``var``, ``and``, ``or``. Hash-consing is not needed.
 
-    __slots__ = ("args", "kind", "known")
+    ``known`` is its value once it is decided; ``parents`` and ``open`` (operands not yet decided) are
+    the bookkeeping of the one Assignment that the formula is given to.
+    """
+
+    __slots__ = ("args", "kind", "known", "open", "parents", "seen")
 
     def __init__(self, kind: str, args: tuple[object, ...] = (), known: bool | None = None) -> None:
         self.kind = kind
         self.args = args
         self.known = known
+        self.parents: list[Formula] | None = None
+        self.open = 0
+        self.seen = -1
+
+    @property
+    def parts(self) -> tuple[Formula, ...]:
+        """The operands of a conjunction or disjunction."""
+        return self.args if self.kind in ("and", "or") else ()  # type: ignore[return-value]
 
     def __repr__(self) -> str:
         return self.kind if not self.args else f"{self.kind}{self.args}"
@@ -61,40 +74,24 @@ def any_of(parts: Iterable[Formula]) -> Formula:
 
 
 class Assignment:
-    """Which property each weight block holds; grows monotonically."""
+    """Which property each weight block holds; grows monotonically.
+
+    Formulas share their parts, so what an assignment decides is handed upwards along the edges once,
+    by counting; nothing is evaluated twice. A trial keeps a trail and takes all of it back on failure.
+    """
 
     def __init__(self, compatible: Callable[[str, str], bool]) -> None:
         self.held: dict[Key, set[str]] = {}
         self.compatible = compatible
-        self._trail: list[tuple[Key, str]] | None = None
+        self._vars: dict[Key, list[Formula]] = {}
+        self._trail: list[Callable[[], None]] | None = None
+        self._version = 0
 
     def holds(self, f: Formula) -> bool | None:
-        """True, False (impossible) or None (open). Permanent answers are memoised."""
-        if f.known is not None:
-            return f.known
-        if f.kind == "var":
-            key, prop = f.args
-            held = self.held.get(key)
-            if not held:
-                return None
-            if prop in held:
-                return self._know(f, True)
-            if any(not self.compatible(str(prop), h) for h in held):
-                return self._know(f, False)
-            return None
-        want = f.kind == "or"  # the value that decides at once
-        open_ = False
-        for part in f.args:
-            got = self.holds(part)  # type: ignore[arg-type]
-            if got is want:
-                return self._know(f, want)
-            open_ = open_ or got is None
-        return None if open_ else self._know(f, not want)
-
-    def _know(self, f: Formula, value: bool) -> bool:
-        if self._trail is None:  # inside a trial nothing is permanent
-            f.known = value
-        return value
+        """True, False (impossible) or None (open)."""
+        if f.known is None and f.parents is None:
+            self._enter(f)
+        return f.known
 
     def units(self, f: Formula) -> bool:
         """Assign what ``f`` leaves no choice about; False where it has become impossible."""
@@ -104,11 +101,14 @@ class Assignment:
         if f.kind == "var":
             self._assign(f)
             return True
+        if f.seen == self._version:
+            return True  # visited since the last assignment: it leaves a choice
+        f.seen = self._version
         if f.kind == "and":
-            done = [self.units(p) for p in f.args]  # type: ignore[arg-type]  # every part, also after a failure
-            return all(done)
-        live = [p for p in f.args if self.holds(p) is not False]  # type: ignore[arg-type]
-        return self.units(live[0]) if len(live) == 1 else True  # type: ignore[arg-type]
+            forced = [self.units(p) for p in f.parts]  # every part, whatever the first one says
+            return all(forced)
+        live = [p for p in f.parts if p.known is not False]
+        return self.units(live[0]) if len(live) == 1 else True
 
     def choose(self, f: Formula) -> bool:
         """Make ``f`` true, taking the first feasible branch of every disjunction."""
@@ -119,22 +119,96 @@ class Assignment:
             self._assign(f)
             return True
         if f.kind == "and":
-            return all(self.choose(p) for p in f.args)  # type: ignore[arg-type]
-        return any(self._attempt(p) for p in f.args)  # type: ignore[arg-type]
+            return all(self.choose(p) for p in f.parts)
+        return any(self._attempt(p) for p in f.parts)
 
     def _attempt(self, f: Formula) -> bool:
         outer, self._trail = self._trail, []
         ok = self.choose(f)
         trail, self._trail = self._trail, outer
         if not ok:
-            for key, prop in trail:
-                self.held[key].discard(prop)
+            for undo in reversed(trail):
+                undo()
         elif outer is not None:
             outer.extend(trail)
         return ok
 
     def _assign(self, f: Formula) -> None:
         key, prop = f.args
-        self.held.setdefault(key, set()).add(str(prop))
+        held = self.held.setdefault(key, set())
+        held.add(str(prop))
+        self._version += 1
         if self._trail is not None:
-            self._trail.append((key, str(prop)))
+            self._trail.append(lambda: held.discard(str(prop)))
+        for v in self._vars.get(key, ()):
+            if v.known is None:
+                self._settle(v, self._decided(v))
+
+    def _decided(self, v: Formula) -> bool | None:
+        """What the properties that a block holds say of a variable."""
+        key, prop = v.args
+        held = self.held.get(key)
+        if not held:
+            return None
+        if prop in held:
+            return True
+        return False if any(not self.compatible(str(prop), h) for h in held) else None
+
+    def _settle(self, f: Formula, value: bool | None) -> None:
+        """Note a decision and what follows from it above."""
+        if value is None:
+            return
+        stack = [(f, value)]
+        while stack:
+            g, decided = stack.pop()
+            if g.known is not None:
+                continue
+            g.known = decided
+            if self._trail is not None:
+                self._trail.append(lambda g=g: setattr(g, "known", None))  # type: ignore[misc]
+            for parent in g.parents or ():
+                parent.open -= 1
+                if self._trail is not None:
+                    self._trail.append(
+                        lambda p=parent: setattr(p, "open", p.open + 1)  # type: ignore[misc]
+                    )
+                if parent.known is None:
+                    at_once = parent.kind == "or"  # the value of one part that decides the whole
+                    if decided is at_once:
+                        stack.append((parent, at_once))
+                    elif parent.open == 0:
+                        stack.append((parent, not at_once))
+
+    def _enter(self, f: Formula) -> None:
+        """Register a formula and its parts, the parts first; decided ones need no edges."""
+        if self._trail is not None:
+            raise AssertionError("a formula is entered before it is tried")
+        stack = [(f, False)]
+        while stack:
+            g, done = stack.pop()
+            if not done:
+                if g.parents is not None or g.known is not None:
+                    continue
+                stack.append((g, True))
+                stack.extend((p, False) for p in g.parts)
+            elif g.parents is None:
+                g.parents = []
+                self._value(g)
+
+    def _value(self, g: Formula) -> None:
+        """The first value of a new node, whose parts have theirs."""
+        if g.kind == "var":
+            self._vars.setdefault(g.args[0], []).append(g)
+            g.known = self._decided(g)
+            return
+        at_once = g.kind == "or"
+        if any(p.known is at_once for p in g.parts):
+            g.known = at_once
+            return
+        for p in g.parts:
+            if p.known is None:
+                assert p.parents is not None
+                p.parents.append(g)
+                g.open += 1
+        if not g.open:
+            g.known = not at_once

@@ -146,6 +146,8 @@ def _settle(flow: Flow, assignment: Assignment) -> list[Failure]:
     """Solve the obligations in topological order; what cannot be met comes back."""
     pending = list(flow.obligations)
     failed: list[Obligation] = []
+    for o in pending:
+        assignment.holds(o.formula)
     for _ in range(3):  # forced consequences of forced consequences
         rest = []
         for o in pending:
