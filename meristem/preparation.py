@@ -55,7 +55,10 @@ class Prepared:
         ``copy`` or the constant that fills it. A gate has no source."""
         script = self.depth
         out: dict[str, tuple[str, str]] = {}
-        names = [n for w in (*self.model.graph.weights, *self.model.graph.unused) for n in w.names]
+        graph = self.model.graph
+        names = [n for w in (*graph.weights, *graph.unused) for n in w.names]
+        # Small constants are no weights of the view, but a torch program stores them by name.
+        names = list(dict.fromkeys([*names, *getattr(self.model.carrier, "tensors", ())]))
         for name in names:
             if script.moved(name) != name:
                 out[script.moved(name)] = (name, "copy")

@@ -213,7 +213,10 @@ class _Check:
         valid = [s for s in samples.plain if not attempt(self.old.double(), s)[1]][:3]
         if not valid:
             return not_checked("no input was valid; pass inputs=")
-        return self.new.training(self.old, valid, self.interface, self.recipes(), self.plan)
+        try:
+            return self.new.training(self.old, valid, self.interface, self.recipes(), self.plan)
+        except CarrierError as error:
+            return Verdict("differs", str(error))
 
 
 def _instead(old: Subject, runtime: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from meristem.model import Model
 from meristem.rewrite.edits import LiteralEdit
 from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
-from meristem.rewrite.graph import Array, Literal, Weight
+from meristem.rewrite.graph import Array
 from meristem.rewrite.plan import Plan
 from meristem.verify.inputs import Sample, rounded
 from meristem.verify.numeric import Interface
@@ -19,7 +19,6 @@ from meristem.verify.programs import Program
 from meristem.verify.recipes import Recipes
 from meristem.verify.report import Verdict
 from meristem.verify.signature import Field, fields
-
 
 _MANY = 1 << 30  # a size without a bound
 
@@ -74,10 +73,14 @@ class Subject(Protocol):
 
 def subject(model: Model) -> Subject:
     """The model as its carrier lets it be verified."""
-    return TorchSubject(model) if model.side.name == "torch" else OnnxSubject(model)
+    if model.side.name == "torch":
+        return TorchSubject(model)
+    from meristem.verification_onnx import OnnxSubject
+
+    return OnnxSubject(model)
 
 
-class _Base:
+class Base:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.carrier: Any = model.carrier
@@ -161,7 +164,7 @@ def _array(x: Any) -> Array:
     return np.asarray(x)
 
 
-class TorchSubject(_Base):
+class TorchSubject(Base):
     """A traced module or program."""
 
     trains = True
@@ -234,7 +237,7 @@ class TorchSubject(_Base):
         names = provider_names(providers)
         if runtime == "onnxruntime":
             self.model.save(path)
-            return _sessions(path, names)
+            return sessions(path, names)
         from meristem.verify.programs import TorchModule
 
         devices = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
@@ -270,115 +273,7 @@ class TorchSubject(_Base):
         )  # fmt: skip
 
 
-class OnnxSubject(_Base):
-    """An ONNX file, or a model in memory."""
-
-    trains = False
-
-    def ranges(self) -> dict[str, tuple[int, int]]:
-        return {}
-
-    def _weights(self) -> dict[str, Weight]:
-        graph = self.model.graph
-        return {w.name: w for w in (*graph.weights, *graph.unused)}
-
-    def _twins(self) -> dict[str, tuple[str, bool]]:
-        """Initialisers that repeat another one: (its weight, transposed)."""
-        known = self._weights()
-        return {n: (p, t) for n, (p, t) in self.carrier.ties.items() if p in known}
-
-    def read(self, name: str) -> Array:
-        """A weight of the view by name; KeyError where there is none."""
-        twins = self._twins()
-        return self._weights()[twins[name][0] if name in twins else name].array()
-
-    def stored(self) -> Iterator[tuple[str, Array, str]]:
-        from meristem.carriers.onnx_values import read
-
-        for w in self._weights().values():
-            yield w.name, w.array(), w.dtype
-        for name, (primary, _) in self._twins().items():
-            data = read(self.carrier.graph.initializers[name].const_value)
-            yield name, data, self._weights()[primary].dtype
-
-    def oriented(self, name: str, array: Array) -> Array:
-        """A twin may be stored the other way round."""
-        twin = self._twins().get(name)
-        return array.T if twin is not None and twin[1] else array
-
-    def stored_constants(self, edits: Sequence[LiteralEdit]) -> dict[str, Array]:
-        return {}
-
-    def evaluates(self) -> bool:
-        return not self.obstacle()
-
-    def obstacle(self) -> str:
-        """The first operator that has no semantics, in words."""
-        opaque = [op for op in self.model.graph.ops if op.kind == "opaque"]
-        return f"{opaque[0].where} has no semantics" if opaque else ""
-
-    def double(
-        self, recipes: Recipes | None = None, constants: Sequence[LiteralEdit] = ()
-    ) -> Program:
-        """The view in float64; constants that float32 attributes round are those of the plan."""
-        from meristem.frontends.onnx_view import view_onnx
-        from meristem.verify.programs import ViewDouble
-
-        if recipes is None:
-            if self._double is None:
-                self._double = ViewDouble(lambda hints: view_onnx(self.carrier, hints))
-            return self._double
-        given = recipes
-        exact = {_address(e.slot): np.asarray(e.data) for e in constants}
-
-        def view(hints: Any) -> Any:
-            graph = view_onnx(self.carrier, hints)
-            for literal in graph.literals:
-                _unround(literal, exact)
-            return graph
-
-        return ViewDouble(view, lambda w: given.wide(w.name, w.shape))
-
-    def deployed(self, runtime: str, providers: Any, path: Path) -> list[tuple[str, Program]]:
-        """The file in ONNX Runtime."""
-        from meristem.verify.runtimes import provider_names
-
-        if runtime != "onnxruntime":
-            raise OutputError('a model that came from ONNX runs in runtime="onnxruntime"')
-        own = self.carrier.path if self.model.plan is None else None
-        if own is None or not Path(own).is_file():
-            self.model.save(path)
-            own = path
-        return _sessions(Path(own), provider_names(providers))
-
-    def training(
-        self,
-        old: Any,
-        samples: Sequence[Sample],
-        interface: Interface,
-        recipes: Recipes,
-        plan: Plan,
-    ) -> Verdict:
-        raise NotImplementedError
-
-
-def _address(slot: Any) -> tuple[Any, ...]:
-    """A slot by what survives an edit: the name of the node's first result."""
-    role = tuple(slot.role) if isinstance(slot.role, (list, tuple)) else (slot.role,)
-    return (str(slot.native.outputs[0].name), *role)
-
-
-def _unround(literal: Literal, exact: dict[tuple[Any, ...], Array]) -> None:
-    """A constant that is the plan's number rounded to float32 becomes the plan's number."""
-    if literal.slot is None or not literal.is_float:
-        return
-    planned = exact.get(_address(literal.slot))
-    if planned is not None and planned.shape == literal.data.shape:
-        close = np.abs(planned - literal.data) <= 2.0**-23 * np.abs(planned)
-        literal.data = np.where(close, planned, literal.data)
-
-
-def _sessions(path: Path, providers: Sequence[str]) -> list[tuple[str, Program]]:
+def sessions(path: Path, providers: Sequence[str]) -> list[tuple[str, Program]]:
     """One session for each provider, optimisations off and on.
 
     Raises OutputError where the runtime refuses the file.
@@ -401,4 +296,4 @@ def _sessions(path: Path, providers: Sequence[str]) -> list[tuple[str, Program]]
     return out
 
 
-__all__ = ["Subject", "subject"]
+__all__ = ["Base", "Subject", "sessions", "subject"]

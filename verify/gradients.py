@@ -5,7 +5,7 @@ All in float64, on the programs of level 1, with a random linear functional of t
 - Growth is F'(T(w)) = F(w) for every w, with T the recipe, so the gradients obey dF = T^t dF'. For a
   direction d of the old weight this is <dF, d> = <dF', T d>, where T d is the recipe's linear part.
 - A fresh block whose partner is zero has no gradient at the first step and must have one at the
-  second, after the partner has moved.
+  second, after the partner has moved (at the third where width and depth grew together).
 - Two coordinates that are equal and receive equal gradients after two steps stay equal for ever.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,16 @@ class Leaves:
             tensors[name] = out.leaves[first]
         return out
 
-    def gradients(self, samples: Sequence[Sample], interface: Interface, *, old: bool) -> Gradients:
-        """Gradients of the functional; ``old`` weighs the old coordinates of grown outputs alone."""
+    def gradients(
+        self, samples: Sequence[Sample], names: Sequence[str], interface: Interface, *, old: bool
+    ) -> Gradients:
+        """Gradients of the functional; ``old`` weighs the old coordinates of grown outputs alone.
+
+        ``names`` are the outputs' names in the original: growth may rename them.
+        """
         loss = torch.zeros((), dtype=torch.float64)
         for sample in samples:
-            for name, y in zip(self.program.outputs, self.program.tensors(sample), strict=True):
+            for name, y in zip(names, self.program.tensors(sample), strict=True):
                 if y.is_floating_point() and y.requires_grad:
                     loss = loss + _functional(y, name, sample.label, interface, old)
         if not loss.requires_grad:
@@ -128,24 +134,27 @@ def training(
     when they are read. ``locked`` and ``saddles`` are what the plan says of itself. ``module`` is the
     trainable module, whose parameters must receive what the program's do.
     """
-    before = Leaves.of(original)
+    before, names = Leaves.of(original), original.outputs
     after = Leaves.of(grown)
     if not before.leaves:
         return not_checked("the model has no parameters")
-    first = before.gradients(samples, Interface(), old=True)
+    first = before.gradients(samples, names, Interface(), old=True)
     if not any(np.any(g) for g in first.values()):
         return not_checked("no output depends on a parameter by a gradient")
     placed = [interface.inputs(s) for s in samples]
-    lifted = after.gradients(placed, interface, old=True)
+    lifted = after.gradients(placed, names, interface, old=True)
     measures = [*_adjoint(first, lifted, before, after, recipes)]
+    # A zero factor moves at the first step and wakes its partner at the second; a unit that is new in
+    # a block that is new stands behind two of them.
+    count = 2 + (bool(recipes.weights) and bool(recipes.clones))
     steps = []
-    for _ in range(3):
-        steps.append(after.gradients(placed, interface, old=False))
-        if len(steps) < 3:
-            after.step(steps[-1])
+    for _ in range(count):
+        steps.append(after.gradients(placed, names, interface, old=False))
+        after.step(steps[-1])
+    settled = after.gradients(placed, names, interface, old=False)
     notes: list[str] = []
     failures: list[str] = []
-    dead, excused = _dead(steps[:2], after, recipes, indexed)
+    dead, excused = _dead(steps, after, recipes, indexed)
     notes += excused
     if dead and saddles:
         notes.append(
@@ -153,13 +162,13 @@ def training(
         )
     else:
         failures += dead
-    twins = _twins(steps[-1], after, recipes)
+    twins = _twins(settled, after, recipes)
     if twins and locked:
         notes.append(f"twins stay equal under training, as the plan says: {', '.join(twins[:4])}")
     else:
         failures += [f"new coordinates of {t} stay equal under training" for t in twins]
     if module is not None:
-        failures += _module(module, placed[0], steps[0], after, interface)
+        failures += _module(module, names, placed[0], steps[0], after, interface)
     return judge(
         worst(measures), exact=all(m.error == 0 for m in measures), failures=failures,
         inputs=[str(s) for s in samples], notes=notes,
@@ -239,7 +248,7 @@ def _dead(
             if source in after.tied and silent(source, ...):
                 same.append(first)
             else:
-                dead.append(f"{first} receives no gradient within two steps")
+                dead.append(f"{first} receives no gradient within {len(steps)} steps")
             continue
         if recipe is None or not recipe.changes:
             continue
@@ -255,7 +264,7 @@ def _dead(
             elif silent(first, _cells(where, base)):
                 same.append(first)
             else:
-                dead.append(f"block {at} of {first} receives no gradient within two steps")
+                dead.append(f"block {at} of {first} receives no gradient within {len(steps)} steps")
     notes = []
     for group, why in (
         (unread, "are rows that no index reads yet"),
@@ -305,7 +314,7 @@ def _equal_slices(w: Array, g: Array, axis: int, fresh: Array, floor: float) -> 
     keys = np.concatenate([_relative(rows @ probe), _relative(slopes @ probe)], axis=1)
     alive = np.abs(slopes).max(axis=1, initial=0) > floor
     order = np.argsort(keys[:, 0], kind="stable")
-    for i, j in zip(order, order[1:], strict=False):
+    for i, j in pairwise(order):
         if (fresh[i] or fresh[j]) and alive[i] and np.abs(keys[i] - keys[j]).max() <= TWIN:
             return True
     return False
@@ -317,7 +326,12 @@ def _relative(x: Array) -> Array:
 
 
 def _module(
-    module: TorchModule, sample: Sample, expected: Gradients, after: Leaves, interface: Interface
+    module: TorchModule,
+    outputs: Sequence[str],
+    sample: Sample,
+    expected: Gradients,
+    after: Leaves,
+    interface: Interface,
 ) -> list[str]:
     """Parameters of the trainable module that miss a gradient which the program has."""
     own = dict(module.module.named_parameters(remove_duplicate=False))
@@ -326,7 +340,7 @@ def _module(
     missing = [f"the module has no parameter {n}" for n in after.leaves if n not in own]
     terms = [
         _functional(y.double(), name, sample.label, interface, False)
-        for name, y in zip(module.outputs, module.tensors(sample), strict=True)
+        for name, y in zip(outputs, module.tensors(sample), strict=True)
         if y.is_floating_point() and y.requires_grad
     ]
     if not terms or not names:

@@ -43,8 +43,10 @@ class Interface:
         return [(e.axis, e.old) for e in self.edits if e.output and e.name == name]
 
     def outputs(self, names: Sequence[str], arrays: Sequence[Array]) -> list[Array]:
-        """The old coordinates of the grown model's outputs."""
+        """The old coordinates of the grown model's outputs; ``names`` are the original's."""
         out = []
+        if len(names) != len(arrays):
+            return list(arrays)
         for name, a in zip(names, arrays, strict=True):
             for axis, old in self.positions(name):
                 a = np.take(a, old, axis)
@@ -135,7 +137,7 @@ def algebra(
             continue
         got, problem = attempt(grown, interface.inputs(sample))
         if not problem:
-            got = interface.outputs(grown.outputs, got)
+            got = interface.outputs(names, got)
             problem = shapes_differ(names, expected, got)
         if problem:
             wrong.append(f"{sample}: the grown model fails: {problem}")
@@ -201,6 +203,7 @@ def deployment(
     dtype in the model.
     """
     remarks, wrong, used = list(notes), [], []
+    names = reference.outputs if reference is not None else settings[0].original.outputs
     errors: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     exact = True
     for sample in samples:
@@ -218,7 +221,7 @@ def deployment(
                 continue
             got, problem = attempt(s.grown, interface.inputs(sample))
             if not problem:
-                got = interface.outputs(s.grown.outputs, got)
+                got = interface.outputs(names, got)
                 problem = shapes_differ(s.original.outputs, expected, got)
             if problem:
                 wrong.append(f"{s.setting}, {sample}: the grown model fails: {problem}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def runtime() -> Any:
     Raises RuntimeUnavailable where it cannot be imported.
     """
     try:
-        import torch  # noqa: F401  (its packages hold CUDA and cuDNN)
+        import_module("torch")  # first: its packages hold CUDA and cuDNN
         import onnxruntime
     except ImportError as error:
         raise RuntimeUnavailable(

@@ -18,7 +18,7 @@ import numpy as np
 
 from meristem.rewrite.graph import Graph, Input, Literal, Op, Value
 
-_MOVES = frozenset("identity cast reshape permute expand slice concat flip pad split".split())
+_MOVES = frozenset(("identity", "cast", "reshape", "permute", "expand", "slice", "concat"))
 _INDEXED = {"take": 1, "take_along": 1, "take_many": 1}  # position of the first index operand
 
 
