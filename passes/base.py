@@ -9,7 +9,7 @@ from meristem.rewrite.axes import Term, atoms_of, find
 from meristem.rewrite.blocks import Growth
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.errors import SizeError
-from meristem.rewrite.request import Wish, wanted
+from meristem.rewrite.request import Wish, exact, wanted
 
 Atoms = dict[Term, int]
 
@@ -52,7 +52,7 @@ class WidthPass:
             return {}, size
         options = [(t, step(d.term, t)) for t in free_atoms(d.term, lifted)]
         if rounded:
-            size = nearest(d.size, size, [s for _, s in options])
+            size = nearest(d.size, exact(wish.target, d.size), [s for _, s in options])
         for t, each in options:
             if (size - d.size) % each == 0:
                 n = t.size + (size - d.size) // each
@@ -99,15 +99,15 @@ def step(term: Term, atom: Term) -> int:
     return Growth({atom: atom.size + 1}).size(term) - find(term).size
 
 
-def near(today: int, target: int, steps: Sequence[int]) -> list[int]:
+def near(today: int, target: float, steps: Sequence[int]) -> list[int]:
     """The feasible sizes around a target."""
     out = set()
     for s in steps:
-        below = today + (target - today) // s * s
+        below = today + int((target - today) // s) * s
         out |= {n for n in (below, below + s) if n >= today}
     return sorted(out)
 
 
-def nearest(today: int, target: int, steps: Sequence[int]) -> int:
+def nearest(today: int, target: float, steps: Sequence[int]) -> int:
     """The feasible size nearest to a target, at least today's."""
     return min(near(today, max(target, today), steps), key=lambda n: (abs(n - target), n))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from meristem.passes.base import Atoms, WidthPass, refuse_shrinking
 from meristem.rewrite.axes import Term, find
 from meristem.rewrite.errors import SizeError
-from meristem.rewrite.request import Wish, wanted
+from meristem.rewrite.request import Wish, exact, wanted
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Heads(WidthPass):
         if kv_wish is not None and size == d.size:
             size = kv_size * group.size  # heads as they are, scaled by their key-value heads
         if rounded:
-            size = max(round(size / kv_size) * kv_size, kv_size * group.size)
+            size = max(round(exact(heads.target, d.size) / kv_size) * kv_size, kv_size * group.size)
         refuse_shrinking(d, size)
         if size % kv_size:
             low = size // kv_size * kv_size

@@ -96,8 +96,14 @@ def wanted(target: Target, size: int) -> tuple[int, bool]:
     if text.startswith("+"):
         return size + int(text[1:]), False
     if text.startswith("x"):
-        return round(size * float(text[1:])), True
+        return round(exact(text, size)), True
     return int(text), False
+
+
+def exact(target: Target, size: int) -> float:
+    """What "xf" asks for before it is rounded; sizes are rounded once, to what is feasible."""
+    text = str(target).strip()
+    return size * float(text[1:]) if text.startswith("x") else float(wanted(target, size)[0])
 
 
 def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
