@@ -138,21 +138,31 @@ class Editor:
             if old.producer() is None:
                 return  # the first use keeps the tensor
             self.used.discard(name)
-        tensor = stored(old)
-        new = ir.Value(
-            name=self.fresh_name(name), type=old.type, shape=old.shape, const_value=tensor
-        )
-        new.metadata_props.update(old.metadata_props)
-        self._release_name(old)
-        self.graph.register_initializer(new)
-        self._values[str(new.name)] = new
-        node.replace_input_with(i, new)
+        node.replace_input_with(i, self._copied(old, name))
 
-    def _release_name(self, old: ir.Value) -> None:
-        """A Constant node whose result becomes an initialiser hands over its name."""
-        producer = old.producer()
-        if producer is not None:
-            old.name = self.fresh_name(f"{old.name}_constant")
+    def _copied(self, old: ir.Value, name: str) -> ir.Value:
+        """The same tensor as an initialiser of another name."""
+        if old.name == name:  # the result of a Constant node hands over its name
+            old.name = self.fresh_name(f"{name}_constant")
+        name = self.fresh_name(name)
+        tensor = named(stored(old), name)
+        kind = old.type if old.type is not None else ir.TensorType(tensor.dtype)
+        new = ir.Value(name=name, type=kind, shape=tensor.shape, const_value=tensor)
+        new.doc_string = old.doc_string
+        new.metadata_props.update(old.metadata_props)
+        self.graph.register_initializer(new)
+        self._values[name] = new
+        return new
+
+    def rename(self, moved: Mapping[str, str]) -> None:
+        """Initialisers under new names, all at once; the source's tensors keep theirs."""
+        old = {name: self.graph.initializers[name] for name in moved}
+        for name in moved:
+            del self.graph.initializers[name]
+            self.used.discard(name)
+        for name, value in old.items():
+            new = self._copied(value, moved[name])
+            value.replace_all_uses_with(new, replace_graph_outputs=True)
 
     def _grow(self, edit: WeightEdit) -> None:
         w, recipe = edit.weight, edit.expansion
@@ -170,15 +180,8 @@ class Editor:
 
     def _lifted(self, value: ir.Value) -> ir.Value:
         """A Constant node becomes an initialiser of the same name."""
-        name, tensor = str(value.name), stored(value)
-        node = value.producer()
-        assert node is not None
-        value.name = self.fresh_name(f"{name}_constant")
-        new = ir.Value(name=name, type=value.type, shape=value.shape, const_value=tensor)
-        if new.type is None:
-            new.type = ir.TensorType(tensor.dtype)
-        self.graph.register_initializer(new)
-        self._values[name] = new
+        self.used.discard(str(value.name))
+        new = self._copied(value, str(value.name))
         value.replace_all_uses_with(new, replace_graph_outputs=True)
         return new
 
@@ -244,6 +247,17 @@ class Editor:
             spare = not value.uses() and not value.is_graph_output()
             if spare and name not in idle_constants and not value.is_graph_input():
                 del self.graph.initializers[name]
+
+
+def named(tensor: Any, name: str) -> ir.LazyTensor:
+    """A tensor under another name; renaming itself would reach into the source's own file."""
+    return ir.LazyTensor(
+        lambda: ir.Tensor(read(tensor), dtype=tensor.dtype, name=name),
+        dtype=tensor.dtype,
+        shape=ir.Shape(tensor.shape),
+        cache=False,
+        name=name,
+    )
 
 
 def _recipe(tensor: Any, recipe: Expansion) -> Callable[[], Array]:

@@ -94,7 +94,7 @@ class Lowering:
         for out, value in zip(node.outputs, results, strict=False):
             if isinstance(value, Value):
                 self._check(out, value)
-                if value.producer is not None and not isinstance(value, (Input, Literal)):
+                if value.producer is not None and value.producer.native is node:
                     value.name = str(out.name)
             if value is not None:
                 self.values[out] = value

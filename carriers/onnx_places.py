@@ -8,9 +8,40 @@ from typing import Any
 
 import onnx_ir as ir
 
+from meristem.rewrite.numbering import replaced
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FOLDED = "pkg.onnxscript.optimizer.folded_from"
-_KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+
+
+SCOPED = frozenset({_SCOPES, _FOLDED, "namespace"})
+"""Metadata that hold module paths."""
+
+
+def rescoped(text: str, modules: dict[str, str]) -> str:
+    """A record with module paths renamed, wherever a path begins in it.
+
+    Paths stand in lists of scopes (``'model.layers.0.mlp'``) and before class names
+    (``model.layers.0.mlp: package.Class``).
+    """
+    if not modules:
+        return text
+    longest = sorted(modules, key=len, reverse=True)
+    pattern = rf"(?<![\w.])({'|'.join(map(re.escape, longest))})(?!\w)"
+    return re.sub(pattern, lambda m: modules[m.group(1)], text)
+
+
+def renamed(name: str, modules: dict[str, str]) -> str:
+    """A node's name that is a path (``/model/layers.0/mlp/MatMul``) with its module renamed."""
+    if not name.startswith("/"):
+        return name
+    inner, _, leaf = name[1:].rpartition("/")
+    joints = re.findall(r"[./]", inner)
+    parts = replaced(inner.replace("/", "."), modules).split(".")
+    if len(parts) != len(joints) + 1:
+        return name
+    return "/" + "".join(p + j for p, j in zip(parts, [*joints, ""], strict=True)) + f"/{leaf}"
 
 
 def place_of(node: ir.Node) -> str:
@@ -64,7 +95,7 @@ def stored_names(value: ir.Value) -> list[str]:
 
 def kind_of(value: ir.Value) -> str:
     """What torch.export called the tensor: PARAMETER, BUFFER, CONSTANT_TENSOR, or empty."""
-    return str(_record(value, _KIND) or "")
+    return str(_record(value, KIND) or "")
 
 
 def _record(value: ir.Value, key: str) -> str | None:

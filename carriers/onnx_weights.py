@@ -73,8 +73,9 @@ def is_literal(value: ir.Value, tensor: Any) -> bool:
         return True
     if not is_float(tensor.dtype):
         return bool(tensor.nbytes <= SMALL_BYTES)
-    owned = "." in str(value.name) and kind_of(value) != "CONSTANT_TENSOR"
-    return bool(tensor.size <= 1 and not (owned and len(tensor.shape) > 0))
+    kind = kind_of(value)
+    owned = kind == "PARAMETER" or (not kind and "." in str(value.name) and len(tensor.shape) > 0)
+    return bool(tensor.size <= 1 and not owned)
 
 
 def role_of(value: ir.Value, tensor: Any) -> str:

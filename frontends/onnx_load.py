@@ -84,9 +84,7 @@ def _carrier(
     }
     if reads and path is not None:
         reads.add(path.resolve())
-    carrier = OnnxCarrier(
-        model, path, external=bool(reads), reads=frozenset(reads), listed=listed
-    )
+    carrier = OnnxCarrier(model, path, external=bool(reads), reads=frozenset(reads), listed=listed)
     return normalise(carrier)
 
 
