@@ -14,7 +14,7 @@ from torch.export.exported_program import ModuleCallEntry
 from torch.export.graph_signature import ExportGraphSignature, InputKind
 
 from meristem.backends.torch_edits import GraphEditor
-from meristem.carriers.torch_carrier import TorchCarrier, storage_key
+from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError
@@ -24,7 +24,7 @@ from meristem.rewrite.graph import Weight
 
 def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
     """A new carrier with every edit applied; nothing is shared with the source."""
-    module = copy.deepcopy(carrier.program.graph_module)
+    module = copied(carrier.program)
     editor = GraphEditor(module.graph)
     tensors = grown_tensors(carrier, script)
     for literal in script.literals:

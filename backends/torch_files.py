@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch.export import ExportedProgram
 
-from meristem.carriers.torch_carrier import MARK, TorchCarrier
+from meristem.carriers.torch_carrier import MARK, TorchCarrier, copied
 from meristem.rewrite.errors import OutputError
 
 
@@ -100,7 +100,7 @@ def exported_program(carrier: TorchCarrier) -> ExportedProgram:
     attention weights are metadata of their nodes, so that whoever loads the program finds them.
     """
     program = carrier.program
-    module = copy.deepcopy(program.graph_module)
+    module = copied(program)
     for node in module.graph.nodes:
         if node.op != "call_function":
             continue

@@ -251,7 +251,9 @@ def full(c: Call) -> Value | None:
     if not isinstance(value, (int, float, bool)):
         return None
     slots = {"shape": c.b.slot(c.role("size"))} if "size" in c.position else {}
-    return c.b.apply("full", shape=c.shape(), value=value, dtype=c.dtype(), slots=slots)
+    # What is made "like" a value has its axes: it grows with it, and sums to another number.
+    like = [c.value("self")] if "_like" in name else []
+    return c.b.apply("full", *like, shape=c.shape(), value=value, dtype=c.dtype(), slots=slots)
 
 
 @aten("arange.default", "arange.start", "arange.start_step")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +67,18 @@ class TorchCarrier:
             for n, spec in self.placeholders()
             if spec.kind is InputKind.USER_INPUT and isinstance(n.meta.get("val"), torch.Tensor)
         ]
+
+
+def copied(program: ExportedProgram) -> fx.GraphModule:
+    """A deep copy of the program's module whose nodes keep their names.
+
+    fx renames what is called like a Python builtin (``input``) when it copies a graph, and the
+    signature knows the old name.
+    """
+    module = copy.deepcopy(program.graph_module)
+    for old, new in zip(program.graph.nodes, module.graph.nodes, strict=True):
+        new.name = old.name
+    return module
 
 
 def storage_key(t: torch.Tensor) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Full(Base):
-    """A tensor of ``shape`` filled with ``value``."""
+    """A tensor of ``shape`` filled with ``value``; with the axes of its operand where it has one."""
 
     def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
         return [tuple(attrs["shape"])]
@@ -35,7 +35,10 @@ class Full(Base):
         return [np.full(op.output.shape, op.attrs["value"], kind)]
 
     def axes(self, op: Op, eq: Equations) -> None:
-        eq.of(op.output)
+        if op.inputs:
+            eq.set(op.output, eq.of(op.inputs[0]))
+        else:
+            eq.of(op.output)
 
     def transfer(self, op: Op, flow: Flow) -> None:
         value = float(op.attrs["value"])
