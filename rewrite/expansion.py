@@ -9,6 +9,7 @@ they extend. Fresh values depend on (seed, weight name, block) alone, never on o
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import exp
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from meristem.rewrite.graph import Array
+
+# How many entries of a neighbouring block are looked at to draw fresh ones like them.
+SAMPLE = 1 << 18
 
 Digits = tuple[tuple[int, bool], ...]  # (size, fresh) of every factor of a block
 
@@ -156,12 +160,12 @@ class Expansion:
             np.ndindex(*(len(g) for g in grids)), key=lambda i: len(self._digits(grids, i))
         )
         for index in indices:
-            cells = np.ix_(*(n[i] for n, i in zip(numbers, index, strict=True)))
+            cells = _window(n[i] for n, i in zip(numbers, index, strict=True))
             if self._digits(grids, index):
                 out[cells] = self._fresh(old, out, index, where, grids, numbers, target)
             else:
-                source = np.ix_(
-                    *(s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True))
+                source = _window(
+                    s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True)
                 )
                 out[cells] = self._old(old[source], self.scales.get(index, 0.0), target)
         return out
@@ -199,14 +203,16 @@ class Expansion:
         base = self._base(grids, index)
         if fill.kind in ("mean", "copy"):
             axis, position = self._digits(grids, index)[fill.digit]
-            cells = np.ix_(*(n[i] for n, i in zip(numbers, fill.source, strict=True)))
+            cells = _window(n[i] for n, i in zip(numbers, fill.source, strict=True))
             return _twin(out[cells].astype(np.float64), grids, index, fill, axis, position).astype(
                 target
             )
-        source = np.ix_(*(s[n[i]] for (s, _), n, i in zip(where, numbers, base, strict=True)))
-        near = self._old(old[source], self.scales.get(base, 0.0), np.float64)
+        source = _window(s[n[i]] for (s, _), n, i in zip(where, numbers, base, strict=True))
+        scale = self.scales.get(base, 0.0)
         if self.progression is not None:
+            near = self._old(old[source], scale, np.float64)
             return _continue(near, self.progression, shape[self.progression]).astype(target)
+        near = self._old(_sample(old[source]), scale, np.float64)
         if "float" not in target.name:  # bfloat16 is of no kind of numpy's own
             return np.full(shape, near.flat[0] if near.size else 0, target)
         if fill.kind == "positive":
@@ -214,8 +220,10 @@ class Expansion:
         key = f"{self.seed}|{self.name}|{index}".encode()
         rng = np.random.default_rng(np.frombuffer(hashlib.sha256(key).digest()[:16], np.uint64))
         spread = float(near.std()) if near.size > 1 else float(abs(near.mean())) * 0.1
-        noise = rng.standard_normal(shape, dtype=np.float32).astype(np.float64)
-        return (float(near.mean()) + (spread or 0.02) * noise).astype(target)
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        noise *= np.float32(spread or 0.02)
+        noise += np.float32(near.mean())
+        return noise.astype(target, copy=False)
 
     @staticmethod
     def _base(grids: list[list[Digits]], index: tuple[int, ...]) -> tuple[int, ...]:
@@ -226,6 +234,23 @@ class Expansion:
             pool += [j for j in range(len(grid)) if not any(f for _, f in grid[j])]
             out.append(pool[0])
         return tuple(out)
+
+
+def _window(places: Iterable[Array]) -> tuple[Any, ...]:
+    """Index of a sub-array: slices where all places are runs, which is many times faster."""
+    rows = list(places)
+    if all(len(r) and r[-1] - r[0] == len(r) - 1 and np.all(np.diff(r) == 1) for r in rows):
+        return tuple(slice(int(r[0]), int(r[-1]) + 1) for r in rows)
+    return np.ix_(*rows)
+
+
+def _sample(x: Array) -> Array:
+    """Enough entries for statistics: every k-th along the longest axis of a large block."""
+    if x.size <= SAMPLE:
+        return x
+    axis = int(np.argmax(x.shape))
+    every = min(-(-x.size // SAMPLE), x.shape[axis])
+    return x[(slice(None),) * axis + (slice(None, None, every),)]
 
 
 def _twin(
