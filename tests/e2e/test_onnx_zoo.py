@@ -19,6 +19,7 @@ from meristem.carriers.torch_double import double_module
 from tests.e2e.measure import deployment_ratio, leaves
 from tests.e2e.test_torch_zoo import boundary_of, free, kinds_of
 from tests.zoo import ZOO, build, dynamic_shapes
+from tests.zoo import inputs as example
 
 # Kinds whose dimensions the exporter may fold away or bake in, with the cause.
 FOLDED = {
@@ -52,7 +53,7 @@ def export(name: str, folder: Path, dynamic: bool, opset: int, *, fresh: bool = 
 def rotary(name: str) -> bool:
     from tests.zoo.known import KNOWN
 
-    return any(key[0] == name and "positions" in str(why) for key, why in KNOWN.items())
+    return (name, "onnx dynamic 23") in KNOWN
 
 
 def digest(array: np.ndarray) -> str:
@@ -100,7 +101,7 @@ def check(name: str, folder: Path, dynamic: bool, opset: int) -> None:
     sizes = [(3, 5), (2, 9)] if dynamic else [(2, 7)]
     for batch, length in sizes:
         positions = dynamic and opset == 23 and rotary(name)
-        a, k = ZOO[name].inputs(batch, length, positions=positions)
+        a, k = example(name, batch, length, positions=positions)
         inputs = leaves(a, k)
         source = module
         if positions:
