@@ -59,8 +59,8 @@ class _Story:
         model = self._trace(module)
         plan, grown = self._grow(model)
         self._check("the grown module against the small one", lambda: meristem.verify(model, grown))
-        larger = self._train_on(text, module, grown, first)
-        self._files(model, grown, plan, larger)
+        self._files(model, grown, plan)
+        self._train_on(text, module, grown, first)
         self._close()
         return out.SAME if self.ok else out.DIFFERS
 
@@ -94,7 +94,10 @@ class _Story:
 
     def _grow(self, model: Model) -> tuple[Any, Model]:
         self._title("Grow it in six ways at once")
-        self._code(f"grown = meristem.grow(model, {GROWTH})")
+        pairs = [f'"{kind}": "{size}"' for kind, size in GROWTH.items()]
+        self._code("grown = meristem.grow(model, {")
+        self._code(f"    {', '.join(pairs[:3])},", "...")
+        self._code(f"    {', '.join(pairs[3:])}}})", "...")
         with out.progress("growing"):
             grown = meristem.grow(model, GROWTH, seed=2)
         out.show(changes(grown.plan))
@@ -102,23 +105,7 @@ class _Story:
         self._say(f"parameters {before:,} -> {after:,} (x{after / before:.2f})")
         return grown.plan, grown
 
-    def _train_on(
-        self, text: Text, module: nn.Module, grown: Model, first: list[float]
-    ) -> nn.Module:
-        self._title("Train on from where it stood")
-        larger = grown.module()
-        steps = max(self.steps // 2, 1)
-        at_growth = held_out_loss(larger, text)
-        self._say(f"held-out loss of the small model    {held_out_loss(module, text):.6f}")
-        self._say(f"held-out loss right after growth    {at_growth:.6f}")
-        with _steps(f"training {steps} more steps", steps) as done:
-            more = train(larger, text, steps, seed=3, every=EVERY // 2, step_done=done)
-        self._say(f"held-out loss after {steps} more steps   {more[-1]:.6f}")
-        low, high = min(*first, *more), max(*first, *more)
-        self._say(f"small {curve(first, low, high)}│{curve(more, low, high)} grown")
-        return larger
-
-    def _files(self, model: Model, grown: Model, plan: Any, larger: nn.Module) -> None:
+    def _files(self, model: Model, grown: Model, plan: Any) -> None:
         self._title("The same plan on the ONNX file")
         small, big = self.folder / "small.onnx", self.folder / "grown.onnx"
         own, written = self.folder / "grown-from-onnx.onnx", self.folder / "plan.json"
@@ -126,14 +113,30 @@ class _Story:
             model.save(small)
             grown.save(big)
             written.write_text(plan.to_json() + "\n", encoding="utf-8")
-            torch.save(larger.state_dict(), self.folder / "trained-on.pt")
-        self._code(f'meristem.grow(meristem.load("{small.name}"), plan).save("{own.name}")')
+        self._code(f'twin = meristem.grow(meristem.load("{small.name}"), plan)')
+        self._code(f'twin.save("{own.name}")')
         with out.progress("growing the ONNX file"):
             loaded = meristem.load(small)
             twin = meristem.grow(loaded, plan)
             twin.save(own)
         self._check(f"{own.name} against {small.name}", lambda: meristem.verify(loaded, twin))
         self._check(f"{big.name} against {small.name}", lambda: meristem.verify(small, big))
+
+    def _train_on(self, text: Text, module: nn.Module, grown: Model, first: list[float]) -> None:
+        self._title("Train on from where it stood")
+        self._code("module = grown.module()")
+        larger = grown.module()
+        steps = max(self.steps // 2, 1)
+        at_growth = held_out_loss(larger, text)
+        self._say(f"held-out loss of the small model   {held_out_loss(module, text):.6f}")
+        self._say(f"held-out loss right after growth   {at_growth:.6f}")
+        with _steps(f"training {steps} more steps", steps) as done:
+            more = train(larger, text, steps, seed=3, every=EVERY // 2, step_done=done)
+        self._say(f"held-out loss {steps} steps later   {more[-1]:.6f}")
+        low, high = min(*first, *more), first[1]  # the very first loss would hide the rest
+        self._say(f"small {curve(first, low, high)}│{curve(more, low, high)} grown")
+        with out.progress("writing what it has learned"):  # the module shares grown's weights
+            grown.save(self.folder / "trained-on.onnx")
 
     def _close(self) -> None:
         self._title("What is left")
@@ -160,8 +163,8 @@ class _Story:
         out.show_text(words)
 
     @staticmethod
-    def _code(words: str) -> None:
-        out.show_text(f">>> {words}", style="cyan")
+    def _code(words: str, prompt: str = ">>>") -> None:
+        out.show_text(f"{prompt} {words}", style="cyan")
 
 
 @contextmanager

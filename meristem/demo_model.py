@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 BYTES = 256
 
+Turn = tuple[Tensor, Tensor]
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -39,14 +41,19 @@ class Rotary(nn.Module):
         steps = torch.arange(0, size, 2, dtype=torch.float32) / size
         self.register_buffer("frequencies", base**-steps)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x``: [batch, heads, time, size]."""
-        time = torch.arange(x.shape[2], dtype=torch.float32, device=x.device)
-        angles = time[:, None] * self.frequencies[None, :]
+    def forward(self, time: int) -> Turn:
+        """Cosines and sines, each [time, size], that every block shares."""
+        steps = torch.arange(time, dtype=torch.float32, device=self.frequencies.device)
+        angles = steps[:, None] * self.frequencies[None, :]
         angles = torch.cat([angles, angles], dim=-1)
-        left, right = x.chunk(2, dim=-1)
-        turned = torch.cat([-right, left], dim=-1)
-        return x * angles.cos().to(x.dtype) + turned * angles.sin().to(x.dtype)
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, turn: Turn) -> Tensor:
+    """``x``: [batch, heads, time, size]."""
+    cos, sin = turn
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
 class Attention(nn.Module):
@@ -59,15 +66,14 @@ class Attention(nn.Module):
         self.key = nn.Linear(s.hidden, s.kv_heads * s.qk_dim, bias=False)
         self.value = nn.Linear(s.hidden, s.kv_heads * s.value_dim, bias=False)
         self.out = nn.Linear(s.heads * s.value_dim, s.hidden, bias=False)
-        self.rotary = Rotary(s.qk_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turn: Turn) -> Tensor:
         batch, time, _ = x.shape
         s = self.s
         q = self.query(x).view(batch, time, s.heads, s.qk_dim).transpose(1, 2)
         k = self.key(x).view(batch, time, s.kv_heads, s.qk_dim).transpose(1, 2)
         v = self.value(x).view(batch, time, s.kv_heads, s.value_dim).transpose(1, 2)
-        q, k = self.rotary(q), self.rotary(k)
+        q, k = rotate(q, turn), rotate(k, turn)
         k, v = self._serve_group(k), self._serve_group(v)
         p = s.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
@@ -102,8 +108,8 @@ class Block(nn.Module):
         self.mlp = GatedMLP(s)
         self.dropout = nn.Dropout(s.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
+    def forward(self, x: Tensor, turn: Turn) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), turn))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -114,6 +120,7 @@ class Decoder(nn.Module):
         super().__init__()
         s = s or Sizes()
         self.embed = nn.Embedding(BYTES, s.hidden)
+        self.rotary = Rotary(s.qk_dim)
         self.blocks = nn.ModuleList(Block(s) for _ in range(s.layers))
         self.norm = nn.RMSNorm(s.hidden, eps=1e-6)
         self.head = nn.Linear(s.hidden, BYTES, bias=False)
@@ -125,8 +132,9 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)
+        turn = self.rotary(tokens.shape[1])
         for block in self.blocks:
-            x = block(x)
+            x = block(x, turn)
         return self.head(self.norm(x))
 
 

@@ -189,8 +189,20 @@ def changes(plan: Any) -> RenderableType:
 
 
 def verification(report: Any) -> RenderableType:
-    """The report as its own words."""
-    return Text(str(report).rstrip())
+    """For each level its verdict, and the measurement that comes nearest to its limit."""
+    table = _table("level", "verdict", ">error", ">limit", "where it comes nearest")
+    remarks = []
+    for name, v in report.levels.items():
+        worst = v.worst
+        if worst is None:
+            table.add_row(name, v.word, "", "", "")
+        else:
+            table.add_row(name, v.word, f"{worst.error:.1e}", f"{worst.limit:.1e}", worst.what)
+        if v.reason:
+            remarks.append(f"{name}: {v.reason}")
+        remarks += [f"{name}: {note}" for note in v.notes]
+    words = str(report).splitlines()[0]
+    return Group(table, *(Text(r, style="dim") for r in remarks), Text(words, style="bold"))
 
 
 def verification_data(report: Any) -> dict[str, Any]:
