@@ -25,6 +25,18 @@ def total(c: Call) -> Value:
     return c.b.apply("sum", x, axes=_axes(c), keep=keep, mean="mean" in str(c.node.target))
 
 
+@aten("linalg_vector_norm.default")
+def length(c: Call) -> Value | None:
+    """The 2-norm (F.normalize): the root of the sum of squares; and the sum of sizes."""
+    x, keep = c.value("self"), bool(c.args["keepdim"])
+    if c.num("ord") == 1:
+        return c.b.apply("sum", c.b.apply("abs", x), axes=_axes(c), keep=keep, mean=False)
+    if c.num("ord") != 2:
+        return None
+    square = c.b.apply("mul", x, x)
+    return c.b.apply("sqrt", c.b.apply("sum", square, axes=_axes(c), keep=keep, mean=False))
+
+
 @aten(
     "amax.default",
     "amin.default",

@@ -99,7 +99,9 @@ def slice_(c: Call) -> Value:
     n = x.shape[c.num("dim")]
     roles = {"start": c.role("start"), "end": c.role("end")}
     if any(isinstance(c.args[k], fx.Node) for k in ("start", "end")):
-        return c.b.slice(x, c.num("dim"), start, n if end is None else end, c.num("step"), dynamic=True)
+        return c.b.slice(
+            x, c.num("dim"), start, n if end is None else end, c.num("step"), dynamic=True
+        )
     return c.b.slice(x, c.num("dim"), start, n if end is None else end, c.num("step"), roles)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
-import meristem.carriers.aten_table  # noqa: F401  (fills the lowering table)
+import meristem.carriers.aten_table
 import meristem.rewrite.semantics  # noqa: F401  (fills the registry)
 from meristem.carriers.aten import lower
 from meristem.carriers.aten_values import UnbackedSize, dtype_name, place_of, shape_of

@@ -159,9 +159,10 @@ class Streams:
             return None, None
         for i in (0, 1):
             g, d = p.inputs[i], p.inputs[1 - i].producer
-            if isinstance(g, Weight) and np.prod(g.shape) == 1 and d is not None:
-                if d.kind == "sub" and d.inputs[1] is entry:
-                    return g, d.inputs[0]
+            if not isinstance(g, Weight) or np.prod(g.shape) != 1 or d is None:
+                continue
+            if d.kind == "sub" and d.inputs[1] is entry:
+                return g, d.inputs[0]
         return None, None
 
     def _visible(self, op: Op) -> bool:
@@ -176,10 +177,12 @@ class Streams:
                 steps += 1
                 if user.kind == "softmax":
                     return True
-                if user.kind in _SCORES and user not in self.residuals:
-                    if user.kind not in ("mul", "div") or isinstance(user.inputs[1], Literal):
-                        if user.kind != "add" or _narrower(user, op):
-                            stack.append(user.output)
+                if user.kind not in _SCORES or user in self.residuals:
+                    continue
+                if user.kind in ("mul", "div") and not isinstance(user.inputs[1], Literal):
+                    continue
+                if user.kind != "add" or _narrower(user, op):
+                    stack.append(user.output)
         return False
 
     def leads(self, start: Value, end: Value) -> bool:
@@ -232,21 +235,21 @@ class Streams:
         stack = [v]
         while stack:
             u = stack.pop()
-            p = u.producer
-            if p is None:
+            made = u.producer
+            if made is None:
                 if not isinstance(u, (Weight, Literal)):
                     return None
-            elif p in self.residuals:
-                found.add(p)
-            elif p in self.gates:
-                inner = self.gates[p].inner
+            elif made in self.residuals:
+                found.add(made)
+            elif made in self.gates:
+                inner = self.gates[made].inner
                 assert inner is not None
                 stack.append(inner)
-            elif p not in seen:
-                seen.add(p)
-                if p.kind in _MIXING or len(seen) > _LINK:
+            elif made not in seen:
+                seen.add(made)
+                if made.kind in _MIXING or len(seen) > _LINK:
                     return None
-                stack.extend(p.inputs)
+                stack.extend(made.inputs)
         if len(found) != 1 or not seen:
             return None
         last = found.pop()

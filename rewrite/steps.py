@@ -72,7 +72,7 @@ class Steps:
         last = chain[-1]
         seen: dict[str, Value] = {}
         wanted = {}
-        for r, following in zip(chain, chain[1:], strict=False):
+        for r, following in pairwise(chain):
             target = self._ungated(following.entry)
             end = self._follow(r.op.output, target, last.op.output)
             if end is not None:

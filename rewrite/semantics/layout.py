@@ -91,7 +91,7 @@ class Permute(Base):
         perm = tuple(op.attrs["perm"])
         x = flow.of(op.inputs[0])
         grid = flow.grid(op.inputs[0])
-        out = np.transpose(x, perm).copy()
+        out: Any = np.transpose(x, perm).copy()
         for index in np.ndindex(out.shape):
             cell: Cell = out[index]
             if len(cell.twins) > 1:

