@@ -334,6 +334,9 @@ def _sizes_at(op: Op, name: str) -> list[tuple[int | None, int]]:
     if name == "shape":
         axes = op.attrs.get("entries", range(len(op.output.shape)))
         return [(i, int(op.output.shape[a])) for i, a in enumerate(axes)]
+    if name == "pads":
+        pads = op.attrs["pads"]
+        return [(i, int(pads[a][side])) for (a, side), i in op.attrs["places"].items()]
     if name == "length":
         return [(None, int(op.output.shape[op.attrs["axis"]]))]
     if name == "groups":

@@ -7,6 +7,7 @@ a Value, or a list of them. What has no row, or declines by raising ``Declined``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ import onnx_ir as ir
 
 from meristem.carriers.onnx_builder import FoldingBuilder
 from meristem.carriers.onnx_values import dtype_name
-from meristem.rewrite.graph import Array, Literal, Value
+from meristem.rewrite.graph import Array, Literal, Value, Weight
 
+# Stored float vectors up to this size may be parameters of an operator (the scales of a resize).
+PARAMETERS = 16
 Result = Value | list[Any]
 Lowering = Callable[["Call"], Any]
 TABLE: dict[tuple[str, str], Lowering] = {}
@@ -85,6 +88,8 @@ class Call:
     def const(self, i: int) -> Array:
         """The values of an operand that must be known."""
         v = self._operands[i] if self.has(i) else None
+        if isinstance(v, Weight) and prod(v.shape) <= PARAMETERS:
+            return v.array()  # scales and the like: numbers that no growth reaches
         if not isinstance(v, Literal):
             raise Declined(f"input {i} depends on data")
         return v.data

@@ -8,6 +8,7 @@ from meristem.carriers import (
     onnx_ops_linear,
     onnx_ops_norm,
     onnx_ops_reduce,
+    onnx_ops_spatial,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "onnx_ops_linear",
     "onnx_ops_norm",
     "onnx_ops_reduce",
+    "onnx_ops_spatial",
 ]

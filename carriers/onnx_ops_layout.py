@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from meristem.carriers.onnx_ops import Call, Declined, axes_of, onnx
+from meristem.carriers.onnx_ops_spatial import mirrored
 from meristem.rewrite.graph import Value
 
 
@@ -141,8 +142,10 @@ def pad(c: Call) -> Value:
     x = c.x(0)
     rank = len(x.shape)
     raw = c.ints_of(1, "pads")
-    if raw is None or c.attr("mode", "constant") not in ("constant", b"constant"):
-        raise Declined("pads by values of the operand")
+    if raw is None:
+        raise Declined("no sizes")
+    mode = c.attr("mode", "constant")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
     axes = axes_of(c.ints(3), rank) if c.has(3) else list(range(rank))
     value = c.const(2).ravel()[0] if c.has(2) else c.attr("value", 0.0)
     pads = [(0, 0)] * rank
@@ -154,6 +157,8 @@ def pad(c: Call) -> Value:
     kept = tuple((max(lo, 0), max(hi, 0)) for lo, hi in pads)
     if not any(lo or hi for lo, hi in kept):
         return c.b.apply("identity", x)
+    if mode != "constant":
+        return mirrored(c, x, kept, mode)
     places = {(a, side): i + side * len(axes) for i, a in enumerate(axes) for side in (0, 1)}
     slots = {"pads": c.b.slot(("shape", 1, 0))} if min(raw) >= 0 and c.has(1) else {}
     return c.b.apply("pad", x, pads=kept, value=float(value), places=places, slots=slots)

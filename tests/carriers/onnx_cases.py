@@ -158,6 +158,8 @@ def layout() -> Iterator[Case]:
     yield one(
         "Pad", X, {"p": np.array([-1, 1]), "v": np.float32(3), "a": np.array([2])}, name="Pad-crop"
     )
+    for mode in ("reflect", "edge", "wrap"):
+        yield one("Pad", X, {"p": np.array([0, 1, 2, 0, 2, 1])}, name=f"Pad-{mode}", mode=mode)
     yield one("DepthToSpace", {"x": tensor(1, 8, 2, 3)}, blocksize=2)
     yield one(
         "DepthToSpace", {"x": tensor(1, 8, 2, 3)}, name="DepthToSpace-crd", blocksize=2, mode="CRD"
@@ -239,6 +241,47 @@ def contractions() -> Iterator[Case]:
         "Conv", {"x": tensor(2, 4, 9)}, {"w": tensor(4, 1, 3)}, name="Conv-depthwise", group=4
     )
     yield one("FusedMatMul", X, {"w": tensor(5, 4)}, domain="com.microsoft", transB=1, alpha=0.25)
+
+
+def spatial() -> Iterator[Case]:
+    image = {"x": tensor(1, 2, 4, 5)}
+    twice = {"s": np.array([1, 1, 2, 2], np.float32)}
+    for mode in ("nearest", "linear", "cubic"):
+        yield one("Resize", image, twice, name=f"Resize-{mode}", order="x - s", mode=mode)
+    sizes = {"s": np.array([1, 2, 7, 3])}
+    yield one("Resize", image, sizes, name="Resize-sizes", order="x - - s", mode="linear")
+    yield one(
+        "Resize",
+        image,
+        {"s": np.array([9, 10])},
+        name="Resize-corners",
+        order="x - - s",
+        mode="linear",
+        axes=[2, 3],
+        coordinate_transformation_mode="align_corners",
+    )
+    yield one(
+        "Resize",
+        image,
+        twice,
+        name="Resize-floor",
+        order="x - s",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
+    )
+    yield one("Upsample", image, twice, opset=9)
+    kernel = {"w": tensor(2, 3, 3, 2), "b": tensor(3)}
+    yield one("ConvTranspose", image, kernel, strides=[2, 3], pads=[1, 0, 0, 1])
+    yield one(
+        "ConvTranspose",
+        image,
+        {"w": tensor(2, 2, 3, 3)},
+        name="ConvTranspose-groups",
+        group=2,
+        dilations=[1, 2],
+        strides=[2, 1],
+        output_padding=[1, 0],
+    )
 
 
 def norms() -> Iterator[Case]:
@@ -440,6 +483,7 @@ CASES = [
     *elementwise(),
     *layout(),
     *contractions(),
+    *spatial(),
     *norms(),
     *attention(),
     *indices(),

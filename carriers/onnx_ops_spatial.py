@@ -1,0 +1,142 @@
+"""ONNX operators on spatial axes that are linear along each of them: resize, padding, upsampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from meristem.carriers.onnx_ops import Call, Declined, axes_of
+from meristem.carriers.onnx_ops import onnx as lowers
+from meristem.carriers.onnx_ops_linear import window_pads
+from meristem.rewrite.graph import Array, Value
+
+
+@lowers("Resize", "Upsample")
+def resize(c: Call) -> Value:
+    """Every mode is linear and works axis by axis, so each axis is multiplied by a table of weights."""
+    x = c.x(0)
+    rank = len(x.shape)
+    axes = axes_of(c.attr("axes") or range(rank), rank)
+    if _text(c, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        raise Declined("reads a region")
+    scales, sizes = _targets(c, x, axes)
+    for a, scale, size in zip(axes, scales, sizes, strict=True):
+        if size != x.shape[a] or scale != 1.0:
+            x = _along(c, x, a, _weights(c, x.shape[a], scale, size))
+    return x if x is not c.x(0) else c.b.apply("identity", x)
+
+
+def _targets(c: Call, x: Value, axes: Sequence[int]) -> tuple[list[float], list[int]]:
+    """Scale and size of every listed axis."""
+    at = 1 if c.node.op_type == "Upsample" or c.version < 11 else 2
+    if c.has(3) and c.const(3).size:
+        if _text(c, "keep_aspect_ratio_policy", "stretch") != "stretch":
+            raise Declined("keeps the aspect ratio")
+        sizes = c.ints(3)
+        return [n / x.shape[a] for n, a in zip(sizes, axes, strict=True)], sizes
+    given = c.ints_of(at, "scales") if not c.has(at) else None
+    scales = [float(s) for s in (np.ravel(c.const(at)) if given is None else given)]
+    return scales, [int(np.floor(x.shape[a] * s)) for s, a in zip(scales, axes, strict=True)]
+
+
+def _text(c: Call, name: str, default: str) -> str:
+    found = c.attr(name, default)
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def _weights(c: Call, n: int, scale: float, size: int) -> Array:
+    """w[i, j]: what coordinate i gives to j, by resizing unit vectors with ONNX's reference."""
+    if c.node.op_type == "Upsample" or c.version < 11:
+        if _text(c, "mode", "nearest") != "nearest":
+            raise Declined("interpolates by the rule of an old opset")
+        source = np.minimum(np.floor(np.arange(size) / scale), n - 1)
+        return np.asarray(np.arange(n)[:, None] == source[None, :], np.float64)
+    kept = {a.name: onnx.helper.get_attribute_value(a) for a in _attributes(c) if a.name != "axes"}
+    inputs = ["x", "", "", "s"] if c.has(3) and c.const(3).size else ["x", "", "s"]
+    target: Any = np.array([n, size]) if inputs[-2:] == ["", "s"] and len(inputs) == 4 else None
+    if target is None:
+        target = np.array([1.0, scale], np.float32)
+    node = onnx.helper.make_node("Resize", inputs, ["y"], **kept)
+    kinds = [onnx.helper.np_dtype_to_tensor_dtype(np.dtype(d)) for d in (np.float64, target.dtype)]
+    given = [
+        onnx.helper.make_tensor_value_info("x", kinds[0], (n, n)),
+        onnx.helper.make_tensor_value_info("s", kinds[1], (2,)),
+    ]
+    graph = onnx.helper.make_graph([node], "resize", given, [onnx.ValueInfoProto(name="y")])
+    imports = [onnx.helper.make_opsetid("", max(c.version, 11))]
+    model = onnx.helper.make_model(graph, opset_imports=imports)
+    (out,) = ReferenceEvaluator(model).run(None, {"x": np.eye(n), "s": target})
+    if out.shape != (n, size):
+        raise Declined("the reference gives another size")
+    return np.asarray(out, np.float64)
+
+
+def _attributes(c: Call) -> list[onnx.AttributeProto]:
+    import onnx_ir as ir
+
+    return list(ir.to_proto(c.node).attribute)
+
+
+def _along(c: Call, x: Value, axis: int, weights: Array) -> Value:
+    """y[..., j, ...] = sum over i of x[..., i, ...] w[i, j]."""
+    labels = list(range(len(x.shape)))
+    out = [100 if a == axis else a for a in labels]
+    return c.b.contract(x, c.b.literal(weights, x.dtype), labels, [axis, 100], out)
+
+
+def mirrored(c: Call, x: Value, pads: Sequence[tuple[int, int]], mode: str) -> Value:
+    """Padding by entries of the operand: each padded axis is read by a table of positions."""
+    for axis, (lo, hi) in enumerate(pads):
+        if lo or hi:
+            places = np.pad(np.arange(x.shape[axis]), (lo, hi), mode=_PAD_MODES[mode])
+            x = c.b.apply("take", x, c.b.literal(places, "int64"), axis=axis)
+    return x
+
+
+_PAD_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+
+
+@lowers("ConvTranspose")
+def conv_transpose(c: Call) -> Value:
+    """A convolution with the mirrored kernel over the operand with zeros between its entries."""
+    if _text(c, "auto_pad", "NOTSET") != "NOTSET" or c.attr("output_shape"):
+        raise Declined("states its output")
+    x, w = c.x(0), c.x(1)
+    rank = len(x.shape) - 2
+    groups = int(c.attr("group", 1))
+    strides = list(c.attr("strides") or [1] * rank)
+    dilations = list(c.attr("dilations") or [1] * rank)
+    extra = list(c.attr("output_padding") or [0] * rank)
+    pads = []
+    for i, (lo, hi) in enumerate(window_pads(c, x.shape[2:], w.shape[2:])):
+        reach = dilations[i] * (w.shape[2 + i] - 1)
+        pads.append((reach - lo, reach - hi + extra[i]))
+    if any(p < 0 for pair in pads for p in pair):
+        raise Declined("crops more than a kernel")
+    for i, s in enumerate(strides):
+        x = _spread(c, x, 2 + i, s)
+    inner, out, *kernel = w.shape
+    w = c.b.reshape(w, [groups, inner // groups, out, *kernel])
+    w = c.b.permute(w, [0, 2, 1, *range(3, 3 + rank)])
+    w = c.b.apply("rearrange", w, how="flip", axes=tuple(range(3, 3 + rank)))
+    w = c.b.reshape(w, [groups * out, inner // groups, *kernel])
+    return c.b.convolution(
+        x, w, c.maybe(2), stride=[1] * rank, pads=pads, dilation=dilations, groups=groups,
+        groups_role=("attr", "group"),
+    )  # fmt: skip
+
+
+def _spread(c: Call, x: Value, axis: int, step: int) -> Value:
+    """step - 1 zeros between neighbours."""
+    if step == 1:
+        return x
+    n = x.shape[axis]
+    y = c.b.reshape(x, [*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]])
+    pads = tuple((0, step - 1) if a == axis + 1 else (0, 0) for a in range(len(y.shape)))
+    y = c.b.apply("pad", y, pads=pads, value=0.0)
+    y = c.b.reshape(y, [*x.shape[:axis], n * step, *x.shape[axis + 1 :]])
+    return c.b.slice(y, axis, 0, (n - 1) * step + 1)
