@@ -33,7 +33,7 @@ def length(c: Call) -> Value | None:
         return c.b.apply("sum", c.b.apply("abs", x), axes=_axes(c), keep=keep, mean=False)
     if c.num("ord") != 2:
         return None
-    square = c.b.apply("mul", x, x)
+    square = c.b.apply("pow", x, c.b.literal(2.0, x.dtype))  # which is proved non-negative
     return c.b.apply("sqrt", c.b.apply("sum", square, axes=_axes(c), keep=keep, mean=False))
 
 

@@ -79,7 +79,7 @@ def test_enough_is_accepted():
 
 
 @pytest.mark.full
-@settings(calm, max_examples=6000, derandomize=False)
+@settings(calm, max_examples=3000, derandomize=False)
 @given(st.data())
 def test_many_random_graphs(data):
     one_growth(data, simplify(data.draw(graphs(most=6))))
