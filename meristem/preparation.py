@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -92,7 +92,7 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
     plan.unused = [n for w in model.graph.unused for n in w.names]
     script = None
     if atoms:
-        names = {t: _name_of(model, t) for t in atoms}
+        names = _names(model, atoms)
         solution = solve(
             model.equations, atoms, compensate=plan.compensate, boundary=plan.boundary, names=names
         )
@@ -153,11 +153,14 @@ def _atoms(wishes: Sequence[Wish], boundary: str) -> tuple[dict[Term, int], dict
     return atoms, reached
 
 
-def _name_of(model: Model, t: Term) -> str:
+def _names(model: Model, atoms: Iterable[Term]) -> dict[Term, str]:
+    """What messages call atoms: the first dimension that they are part of."""
+    known: dict[Term, str] = {}
     for d in model.dimensions:
-        if d.kind != "layers" and t in set(atoms_of(d.term)):
-            return d.name
-    return f"an axis of {t.size}"
+        if d.kind != "layers":
+            for t in atoms_of(d.term):
+                known.setdefault(t, d.name)
+    return {t: known.get(t, f"an axis of {t.size}") for t in atoms}
 
 
 def _report(
