@@ -45,8 +45,8 @@ def reference_fold(
         b.literal(a, dtype_name(v.dtype) if v.dtype is not None else np.asarray(a).dtype.name)
         for a, v in zip(arrays, [v for v in node.outputs if v.name], strict=True)
     ]
-    if any(v in b.moving for v in given):
-        b.moving.update(out)
+    for literal in out if any(v in b.moving for v in given) else ():
+        b.moves(literal)
     return out
 
 

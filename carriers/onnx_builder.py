@@ -16,7 +16,10 @@ import numpy as np
 from meristem.rewrite.builder import Builder
 from meristem.rewrite.graph import Array, Literal, Op, Slot, Value
 from meristem.rewrite.registry import semantics
+from meristem.rewrite.semantics.elementwise import Row
 
+# Kinds that place entries without mixing them.
+_MOVES = frozenset({"identity", "reshape", "permute", "expand", "slice", "concat", "rearrange"})
 Site = tuple[Any, str, str]  # native node, place, origin
 
 
@@ -32,15 +35,15 @@ class _Filled:
 class FoldingBuilder(Builder):
     """``Builder`` with constant folding.
 
-    ``moving`` are literals that depend on the size of a dynamic axis: their values hold for the
-    hints only, so they have no slot. ``filled`` remembers tensors made of a shape and one number:
-    they are built again as an operator where a real one uses them, since their sizes can then be
-    rewritten.
+    ``moving`` says which entries of a literal depend on the size of a dynamic axis: they hold for
+    the hints only, so such a literal has no slot. ``filled`` remembers tensors made of a shape and
+    one number: they are built again as an operator where a real one uses them, since their sizes
+    can then be rewritten.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.moving: set[Literal] = set()
+        self.moving: dict[Literal, Array] = {}
         self.filled: dict[Literal, _Filled] = {}
 
     def literal(self, data: Any, dtype: str, role: Any = None) -> Literal:
@@ -57,7 +60,7 @@ class FoldingBuilder(Builder):
         out = self.literal(known.data, known.dtype, None if known in self.moving else role)
         out.implicit = known.implicit
         if known in self.moving:
-            self.moving.add(out)
+            self.moving[out] = self.moving[known]
         if known in self.filled:
             self.filled[out] = self.filled[known]
         return out
@@ -85,11 +88,32 @@ class FoldingBuilder(Builder):
         arrays: list[Array] = [v.data for v in inputs]  # type: ignore[attr-defined]
         got = [self.literal(a, dtype) for a in entry.evaluate(op, *arrays)]
         if any(v in self.moving for v in inputs):
-            self.moving.update(got)
+            for literal in got:
+                self.moves(literal, self._moved(op, literal))
         if kind in ("full", "expand") and got[0].data.size > 1:
             self._note_filled(got[0], inputs, slots)
         op.outputs = list(got)
         return op
+
+    def moves(self, literal: Literal, which: Array | bool = True) -> Literal:
+        """Note which entries of a constant depend on the size of a dynamic axis."""
+        mask = np.broadcast_to(np.asarray(which, np.bool_), literal.shape)
+        if mask.any():
+            self.moving[literal] = mask
+        return literal
+
+    def _moved(self, op: Op, result: Literal) -> Array | bool:
+        """The entries of a result that a moving entry reaches."""
+        masks = [self.moving.get(v, np.zeros(v.shape, np.bool_)) for v in op.inputs]  # type: ignore[call-overload]
+        if op.kind in _MOVES:
+            return np.asarray(semantics(op.kind).evaluate(op, *masks)[0])
+        if op.kind == "take" and not masks[1].any():
+            index = op.inputs[1].data  # type: ignore[attr-defined]
+            return np.asarray(semantics(op.kind).evaluate(op, masks[0], index)[0])
+        shapes = [m.shape for m in masks]
+        if isinstance(semantics(op.kind), Row) and np.broadcast_shapes(*shapes) == result.shape:
+            return np.logical_or.reduce([np.broadcast_to(m, result.shape) for m in masks])
+        return True
 
     def _note_filled(self, got: Literal, inputs: Sequence[Value], slots: dict[str, Slot]) -> None:
         if not inputs or inputs[0].shape == () or inputs[0].data.size == 1:  # type: ignore[attr-defined]

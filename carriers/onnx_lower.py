@@ -91,6 +91,7 @@ class Lowering:
         mark = len(self.b.graph.ops)
         got = self._lowered(node, mark)
         results = got if isinstance(got, list) else [got]
+        self._note_sizes(node, results)
         for out, value in zip(node.outputs, results, strict=False):
             if isinstance(value, Value):
                 self._check(out, value)
@@ -100,6 +101,15 @@ class Lowering:
                 self.values[out] = value
         self.ops_of[node] = self.b.graph.ops[mark:]
         self._name_inner(node, mark)
+
+    def _note_sizes(self, node: ir.Node, results: list[Any]) -> None:
+        """A constant whose own sizes depend on a dynamic axis moves as a whole."""
+        for i in _SIZES.get(node.op_type, ()):
+            v = node.inputs[i] if i < len(node.inputs) else None
+            if v is not None and self.values.get(v) in self.b.moving:
+                for literal in results:
+                    if isinstance(literal, Literal):
+                        self.b.moves(literal)
 
     def _name_inner(self, node: ir.Node, mark: int) -> None:
         """Values inside of a spelled-out operator are named after its result: ``y:contract``."""
@@ -192,4 +202,9 @@ class Lowering:
             )
 
 
+# Inputs that state sizes or places, by operator type.
+_SIZES: dict[str, tuple[int, ...]] = {
+    "Reshape": (1,), "Expand": (1,), "Tile": (1,), "ConstantOfShape": (0,), "Range": (0, 1, 2),
+    "Pad": (1,), "Slice": (1, 2), "Split": (1,), "OneHot": (1,), "Resize": (2, 3),
+}  # fmt: skip
 _NOWHERE = ir.Node("", "Output", inputs=[])

@@ -101,6 +101,11 @@ class Call:
         """Does the constant depend on the size of a dynamic axis?"""
         return self.has(i) and self._operands[i] in self.b.moving
 
+    def moves(self, i: int, entry: int) -> bool:
+        """Does one entry of a constant depend on the size of a dynamic axis?"""
+        mask = self.b.moving.get(self._operands[i]) if self.has(i) else None
+        return mask is not None and bool(np.ravel(mask)[entry])
+
     def ints(self, i: int) -> list[int]:
         return [int(n) for n in np.ravel(self.const(i))]
 

@@ -108,9 +108,7 @@ def div(c: Call) -> Value:
 def folded(c: Call, sources: list[Value], data: np.ndarray, dtype: str) -> Literal:
     """A constant computed here from constants."""
     out = c.b.literal(data, dtype)
-    if any(v in c.b.moving for v in sources):
-        c.b.moving.add(out)
-    return out
+    return c.b.moves(out, any(v in c.b.moving for v in sources))
 
 
 @onnx("Mod")

@@ -115,18 +115,14 @@ def shape(c: Call) -> Value:
     x = c.x(0)
     window = slice(c.attr("start", 0), c.attr("end"))
     out = c.b.literal(np.asarray(x.shape[window], np.int64), "int64")
-    if any(_dynamic(c, a) for a in range(len(x.shape))[window]):
-        c.b.moving.add(out)
-    return out
+    return c.b.moves(out, np.array([_dynamic(c, a) for a in range(len(x.shape))[window]], bool))
 
 
 @onnx("Size")
 def size(c: Call) -> Value:
     x = c.x(0)
     out = c.b.literal(np.asarray(prod(x.shape), np.int64), "int64")
-    if any(_dynamic(c, a) for a in range(len(x.shape))):
-        c.b.moving.add(out)
-    return out
+    return c.b.moves(out, any(_dynamic(c, a) for a in range(len(x.shape))))
 
 
 def _dynamic(c: Call, axis: int) -> bool:
@@ -141,33 +137,16 @@ def constant_of_shape(c: Call) -> Value:
     tensor = c.attr("value")
     value = 0.0 if tensor is None else tensor.numpy().ravel()[0]
     dtype = "float32" if tensor is None else dtype_name(tensor.dtype)
-    out = c.b.apply(
-        "full",
-        shape=tuple(c.ints(0)),
-        value=value,
-        dtype=dtype,
-        slots={"shape": c.b.slot(("shape", 0, 0))},
-    )
-    if c.is_moving(0) and isinstance(out, Literal):
-        c.b.moving.add(out)
-    return out
+    slots = {"shape": c.b.slot(("shape", 0, 0))}
+    return c.b.apply("full", shape=tuple(c.ints(0)), value=value, dtype=dtype, slots=slots)
 
 
 @onnx("Range")
 def range_(c: Call) -> Value:
     start, limit, step = (np.asarray(c.const(i)).ravel()[0] for i in range(3))
     count = max(int(np.ceil((limit - start) / step)), 0)
-    out = c.b.apply(
-        "range",
-        start=start,
-        step=step,
-        length=count,
-        dtype=c.x(0).dtype,
-        slots={} if c.is_moving(1) else {"end": c.b.slot(("scalar", 1))},
-    )
-    if any(c.is_moving(i) for i in range(3)) and isinstance(out, Literal):
-        c.b.moving.add(out)
-    return out
+    slots = {} if c.is_moving(1) else {"end": c.b.slot(("scalar", 1))}
+    return c.b.apply("range", start=start, step=step, length=count, dtype=c.x(0).dtype, slots=slots)
 
 
 @onnx("EyeLike")

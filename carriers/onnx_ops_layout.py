@@ -129,7 +129,8 @@ def slice_(c: Call) -> Value:
         if step < 1:
             raise Declined("runs backwards over a part")
         roles = {"start": (*where[0], k), "end": (*where[1], k)}
-        y = c.b.slice(y, axis, start, end, step, roles=roles)
+        dynamic = any(c.moves(i, k) for i in (1, 2))
+        y = c.b.slice(y, axis, start, end, step, roles=roles, dynamic=dynamic)
     return c.b.apply("identity", y) if not starts else y
 
 

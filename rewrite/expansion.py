@@ -21,6 +21,9 @@ from meristem.rewrite.graph import Array
 # How many entries of a neighbouring block are looked at to draw fresh ones like them.
 SAMPLE = 1 << 18
 
+# Entries beyond this are no weights: they hide scores.
+HIDDEN = 1e4
+
 Digits = tuple[tuple[int, bool], ...]  # (size, fresh) of every factor of a block
 
 
@@ -217,6 +220,9 @@ class Expansion:
             return np.full(shape, near.flat[0] if near.size else 0, target)
         if fill.kind == "positive":
             return np.full(shape, float(np.mean(np.abs(near))) or 1.0, target)
+        if not np.all(np.abs(near) < HIDDEN):  # a folded mask hides the same from what is new
+            places = (np.arange(n) % m for n, m in zip(shape, old[source].shape, strict=True))
+            return self._old(old[source][np.ix_(*places)], scale, target)
         key = f"{self.seed}|{self.name}|{index}".encode()
         rng = np.random.default_rng(np.frombuffer(hashlib.sha256(key).digest()[:16], np.uint64))
         spread = float(near.std()) if near.size > 1 else float(abs(near.mean())) * 0.1

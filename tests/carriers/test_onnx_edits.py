@@ -321,6 +321,23 @@ def test_a_scale_that_a_program_computes_from_a_size_stays(tmp_path: Path) -> No
     check(grown(load_onnx(source), {("a", 1): 9}), tmp_path, X, run_ort(source, X))
 
 
+def test_a_folded_mask_hides_the_same_from_new_heads(tmp_path: Path) -> None:
+    """A static export folds mask and position bias into one table with an axis of heads."""
+    hidden = np.where(np.tri(5, dtype=bool), tensor(3, 5, 5), np.float32(-3e38)).astype(np.float32)
+    source = attention(dynamic=False)
+    source.graph.initializer.append(onnx.numpy_helper.from_array(hidden[None], "bias"))
+    at = next(i for i, n in enumerate(source.graph.node) if n.op_type == "Softmax")
+    source.graph.node[at].input[0] = "masked"
+    source.graph.node.insert(at, node("Add", "s bias", "masked"))
+    carrier = load_onnx(source)
+    eq = Equations(view_onnx(carrier)).solve()
+    w = next(w for w in eq.graph.weights if w.name == "bias")
+    new = _grow(eq, carrier, {find(eq.of(w)[1]): 5})
+    check(new, tmp_path, X, run_ort(source, X))
+    grown_bias = state_dict(new)["bias"]
+    assert np.array_equal(grown_bias[0, 3:] < -1e4, hidden[:2] < -1e4)
+
+
 def test_types_of_fewer_bits(tmp_path: Path) -> None:
     import ml_dtypes
 
