@@ -1,12 +1,12 @@
-"""How long analysis and planning take as a model gets deeper, and what inspecting a large file needs.
+"""How long analysis and planning take in deep models, and what inspecting a large file needs.
 
     .venv/bin/python benchmarks/analysis.py [--layers 12,24,48,96,192,384] [--memory]
 
-Times are of the view, the axis equations, the dimensions (with stacks), and the plan of a request that
-grows every width, with the joint solution, its proof and the edit script; torch.export is not in them. They are processor time of the
-one thread that works, so a busy machine does not change them. The exponent is that of a line
-fitted to log time over log layers: 1 is linear. ``--memory`` writes a model of 2 GB with external data
-into a temporary folder and measures the resident memory of ``meristem inspect`` on it.
+Times are of the view, the axis equations, the dimensions (with stacks), and the plan of a request
+that grows every width (joint solution, proof, edit script); torch.export is not in them. They are
+processor time of the one thread that works, so a busy machine changes them little. The exponent is
+that of a line fitted to log time over log layers: 1 is linear. ``--memory`` writes a model of 2 GB
+with external data into a temporary folder and measures the resident memory of ``meristem inspect``.
 """
 
 from __future__ import annotations
