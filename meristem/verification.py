@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meristem.model import Model
+from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError, MeristemError, OutputError, RuntimeUnavailable
 from meristem.verification_sides import Subject, subject
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
@@ -83,7 +84,7 @@ class _Check:
         self.new: Subject = subject(grown)
         self.plan = grown.plan
         self.interface = Interface()
-        self.constants: Any = []
+        self.script = EditScript()
         self.reason = self._bind(model)
 
     def _bind(self, model: Model) -> str:
@@ -107,7 +108,7 @@ class _Check:
             return f"the plan does not start from this model: {error}"
         if script is not None:
             self.interface = Interface(script.interface)
-            self.constants = script.literals
+            self.script = script
         return ""
 
     # -- inputs -----------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ class _Check:
             for recipe in [self.plan.weights[n] for n in names if n in self.plan.weights][:1]:
                 weights.update(dict.fromkeys(names, recipe))
         return Recipes(
-            self.old.read, weights, self.plan.clones, self.old.stored_constants(self.constants)
+            self.old.read, weights, self.plan.clones, self.old.stored_constants(self.script)
         )
 
     def algebra(self, samples: Samples) -> Verdict:
@@ -168,7 +169,7 @@ class _Check:
                 exact = recipes.wide(name, array.shape)
                 stored.add(name, array, dtype, self.new.oriented(name, exact), recipes.recipe(name))
             reference = self.old.double()
-            grown = self.new.double(recipes, self.constants)
+            grown = self.new.double(recipes, self.script)
         except CarrierError as error:
             stored.failures.append(str(error))
             return Verdict("differs", str(error), stored.measures)
@@ -214,7 +215,7 @@ class _Check:
         if not valid:
             return not_checked("no input was valid; pass inputs=")
         try:
-            return self.new.training(self.old, valid, self.interface, self.recipes(), self.plan)
+            return self.new.training(self.old, valid, self.recipes(), self.plan, self.script)
         except CarrierError as error:
             return Verdict("differs", str(error))
 

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from meristem.rewrite.edits import LiteralEdit
+from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import OutputError
 from meristem.rewrite.graph import Array, Literal, Weight
 from meristem.rewrite.plan import Plan
 from meristem.verification_sides import Base, sessions
 from meristem.verify.inputs import Sample
-from meristem.verify.numeric import Interface
 from meristem.verify.programs import Program
 from meristem.verify.recipes import Recipes
 from meristem.verify.report import Verdict, not_checked
@@ -56,7 +55,7 @@ class OnnxSubject(Base):
         twin = self._twins().get(name)
         return array.T if twin is not None and twin[1] else array
 
-    def stored_constants(self, edits: Sequence[LiteralEdit]) -> dict[str, Array]:
+    def stored_constants(self, script: EditScript) -> dict[str, Array]:
         return {}
 
     def evaluates(self) -> bool:
@@ -67,9 +66,7 @@ class OnnxSubject(Base):
         opaque = [op for op in self.model.graph.ops if op.kind == "opaque"]
         return f"{opaque[0].where} has no semantics" if opaque else ""
 
-    def double(
-        self, recipes: Recipes | None = None, constants: Sequence[LiteralEdit] = ()
-    ) -> Program:
+    def double(self, recipes: Recipes | None = None, script: EditScript | None = None) -> Program:
         """The view in float64; constants that float32 attributes round are those of the plan."""
         from meristem.frontends.onnx_view import view_onnx
         from meristem.verify.programs import ViewDouble
@@ -79,7 +76,7 @@ class OnnxSubject(Base):
                 self._double = ViewDouble(lambda hints: view_onnx(self.carrier, hints))
             return self._double
         given = recipes
-        exact = {_address(e.slot): np.asarray(e.data) for e in constants}
+        exact = {_address(e.slot): np.asarray(e.data) for e in script.literals} if script else {}
 
         def view(hints: Any) -> Any:
             graph = view_onnx(self.carrier, hints)
@@ -105,9 +102,9 @@ class OnnxSubject(Base):
         self,
         old: Any,
         samples: Sequence[Sample],
-        interface: Interface,
         recipes: Recipes,
         plan: Plan,
+        script: EditScript,
     ) -> Verdict:
         return not_checked("an ONNX file has no gradients")
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from meristem.model import Model
-from meristem.rewrite.edits import LiteralEdit
+from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
 from meristem.rewrite.graph import Array
 from meristem.rewrite.plan import Plan
@@ -47,7 +47,7 @@ class Subject(Protocol):
 
     def oriented(self, name: str, array: Array) -> Array: ...
 
-    def stored_constants(self, edits: Sequence[LiteralEdit]) -> dict[str, Array]: ...
+    def stored_constants(self, script: EditScript) -> dict[str, Array]: ...
 
     def dtypes(self) -> list[str]: ...
 
@@ -56,7 +56,7 @@ class Subject(Protocol):
     def obstacle(self) -> str: ...
 
     def double(
-        self, recipes: Recipes | None = None, constants: Sequence[LiteralEdit] = ()
+        self, recipes: Recipes | None = None, script: EditScript | None = None
     ) -> Program: ...
 
     def deployed(self, runtime: str, providers: Any, path: Path) -> list[tuple[str, Program]]: ...
@@ -65,9 +65,9 @@ class Subject(Protocol):
         self,
         old: Any,
         samples: Sequence[Sample],
-        interface: Interface,
         recipes: Recipes,
         plan: Plan,
+        script: EditScript,
     ) -> Verdict: ...
 
 
@@ -201,12 +201,16 @@ class TorchSubject(Base):
         for name, t in {**self.carrier.unused, **self.carrier.tensors}.items():
             yield name, _array(t), dtype_name(t.dtype)
 
-    def stored_constants(self, edits: Sequence[LiteralEdit]) -> dict[str, Array]:
+    def stored_constants(self, script: EditScript) -> dict[str, Array]:
         """Constant tensors that the plan rewrites, by name."""
         names = {n.name: name for n, name, _, _ in self.carrier.stored()}
         return {
             names[e.slot.native.name]: np.asarray(e.data)
-            for e in edits
+            for e in script.literals
+            if e.slot.role == ("constant",)
+        } | {
+            names[e.slot.native.name]: np.full(1, e.new)
+            for e in script.sizes
             if e.slot.role == ("constant",)
         }
 
@@ -216,9 +220,7 @@ class TorchSubject(Base):
     def obstacle(self) -> str:
         return ""
 
-    def double(
-        self, recipes: Recipes | None = None, constants: Sequence[LiteralEdit] = ()
-    ) -> Program:
+    def double(self, recipes: Recipes | None = None, script: EditScript | None = None) -> Program:
         """The program in float64 with its stored weights, or with those that recipes give."""
         from meristem.verify.programs import TorchDouble, torch_tensors
 
@@ -253,9 +255,9 @@ class TorchSubject(Base):
         self,
         old: Any,
         samples: Sequence[Sample],
-        interface: Interface,
         recipes: Recipes,
         plan: Plan,
+        script: EditScript,
     ) -> Verdict:
         """Level 3, on fresh programs whose weights are leaves."""
         from meristem.verify.gradients import training
@@ -267,8 +269,8 @@ class TorchSubject(Base):
             indexed |= {n: axes for n in w.names if axes}
         grown: Any = self.double(recipes)
         return training(
-            TorchDouble(old.carrier), grown, samples, interface, recipes, indexed=indexed,
-            locked=plan.locked, saddles=plan.saddles,
+            TorchDouble(old.carrier), grown, samples, Interface(script.interface), recipes, indexed=indexed,
+            locked=plan.locked, saddles=plan.saddles, cropped=script.boundary,
             module=TorchModule(self.carrier, self.model.module()),
         )  # fmt: skip
 

@@ -4,9 +4,9 @@ All in float64, on the programs of level 1, with a random linear functional of t
 
 - Growth is F'(T(w)) = F(w) for every w, with T the recipe, so the gradients obey dF = T^t dF'. For a
   direction d of the old weight this is <dF, d> = <dF', T d>, where T d is the recipe's linear part.
-- A fresh block whose partner is zero has no gradient at the first step and must have one at the
-  second, after the partner has moved (at the third where width and depth grew together).
-- Two coordinates that are equal and receive equal gradients after two steps stay equal for ever.
+- A fresh block whose partner is zero has no gradient at the first step and must have one after the
+  partner has moved: at the second, or later in a chain of zeros. One that never has is on a saddle.
+- Two coordinates that are equal and receive equal gradients after these steps stay equal for ever.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from meristem.carriers.torch_carrier import storage_key
+from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.expansion import Expansion, Fill
 from meristem.rewrite.graph import Array
 from meristem.verify.inputs import Sample
@@ -36,6 +37,9 @@ NOTHING = 1e-13
 TWIN = 1e-9
 # One step moves the weights by this part of their norm.
 STEP = 0.01
+# A zero factor moves at the first step and wakes its partner at the second. A unit that is new in a
+# block that is new, or behind a head that is tied to an embedding, stands behind two of them or three.
+STEPS = 4
 _DIRECTIONS = 3
 
 Gradients = dict[str, Array]
@@ -126,13 +130,15 @@ def training(
     indexed: Mapping[str, set[int]],
     locked: Sequence[str] = (),
     saddles: Sequence[str] = (),
+    cropped: Sequence[BoundaryEdit] = (),
     module: TorchModule | None = None,
 ) -> Verdict:
     """Level 3 of verification.
 
     ``indexed`` are the axes by which weights are read row by row (an embedding's rows): new rows learn
-    when they are read. ``locked`` and ``saddles`` are what the plan says of itself. ``module`` is the
-    trainable module, whose parameters must receive what the program's do.
+    when they are read. ``locked`` and ``saddles`` are what the plan says of itself. ``cropped`` is the
+    interface that growth keeps: new coordinates that end in a cropped output are followed up to there.
+    ``module`` is the trainable module, whose parameters must receive what the program's do.
     """
     before, names = Leaves.of(original), original.outputs
     after = Leaves.of(grown)
@@ -143,37 +149,38 @@ def training(
         return not_checked("no output depends on a parameter by a gradient")
     placed = [interface.inputs(s) for s in samples]
     lifted = after.gradients(placed, names, interface, old=True)
+    ends = [e for e in cropped if e.output]
+    grown.uncrop(ends, names)
+    whole = Interface([*interface.edits, *ends])
     measures = [*_adjoint(first, lifted, before, after, recipes)]
-    # A zero factor moves at the first step and wakes its partner at the second; a unit that is new in
-    # a block that is new stands behind two of them.
-    count = 2 + (bool(recipes.weights) and bool(recipes.clones))
     steps = []
-    for _ in range(count):
-        steps.append(after.gradients(placed, names, interface, old=False))
+    for _ in range(STEPS):
+        steps.append(after.gradients(placed, names, whole, old=False))
         after.step(steps[-1])
-    settled = after.gradients(placed, names, interface, old=False)
+    settled = after.gradients(placed, names, whole, old=False)
     notes: list[str] = []
     failures: list[str] = []
     dead, excused = _dead(steps, after, recipes, indexed)
     notes += excused
-    if dead and saddles:
-        notes.append(
-            f"{len(dead)} new blocks cannot train, as the plan says: {', '.join(saddles[:4])}"
-        )
+    remarks: list[str] = []
+    known = [*saddles, *(f"the padded input {e.name}" for e in cropped if not e.output)]
+    if dead and known:
+        told = ", ".join(known[:4])
+        remarks.append(f"{len(dead)} new blocks cannot train, as the plan says ({told})")
     else:
         failures += dead
     twins = _twins(settled, after, recipes)
     if twins and locked:
-        notes.append(f"twins stay equal under training, as the plan says: {', '.join(twins[:4])}")
+        told = ", ".join(twins[:4])
+        remarks.append(f"twins stay equal under training, as the plan says ({told})")
     else:
         failures += [f"new coordinates of {t} stay equal under training" for t in twins]
     if module is not None:
-        failures += _module(module, names, placed[0], steps[0], after, interface)
+        failures += _module(module, names, placed, lifted, after, interface)
     return judge(
         worst(measures), exact=all(m.error == 0 for m in measures), failures=failures,
         inputs=[str(s) for s in samples], notes=notes,
-        remark="; ".join(notes[-1:]) if (dead and saddles) or (twins and locked)
-        else "every new block learns and old gradients are the lifted old ones",
+        remark="; ".join(remarks) or "every new block learns, old gradients are the lifted old ones",
     )  # fmt: skip
 
 
@@ -231,15 +238,16 @@ def _dead(
     """New blocks that no step reaches, and those that are excused, in words."""
     floor = [NOTHING * max(float(np.abs(g).max(initial=0)) for g in s.values()) for s in steps]
 
-    def silent(name: str, cells: Any) -> bool:
+    def silent(name: str, cells: Any, count: int = len(steps)) -> bool:
         return all(
             float(np.abs(s[name][cells]).max(initial=0)) <= f
-            for s, f in zip(steps, floor, strict=True)
+            for s, f in zip(steps[:count], floor, strict=False)
         )
 
     dead: list[str] = []
     unread: list[str] = []
     same: list[str] = []
+    late: list[str] = []
     for first, names in after.tied.items():
         clone = next((n for n in names if n in recipes.clones), None)
         recipe = recipes.recipe(first)
@@ -248,25 +256,30 @@ def _dead(
             if source in after.tied and silent(source, ...):
                 same.append(first)
             else:
-                dead.append(f"{first} receives no gradient within {len(steps)} steps")
+                dead.append(f"{first} receives no gradient in {len(steps)} steps")
             continue
         if recipe is None or not recipe.changes:
             continue
         where = [a.coordinates()[1] for a in recipe.axes]
-        blocks = [a.blocks() for a in recipe.axes]
+        bases = [_bases(a.term) for a in recipe.axes]
         rows = set().union(*(indexed.get(recipes.clones.get(n, (n, ""))[0], set()) for n in names))
-        for at in np.ndindex(*(len(b) for b in blocks)):
-            base = _base(blocks, at)
-            if base == at or not silent(first, _cells(where, at)):
+        for at in np.ndindex(*map(len, bases)):
+            base = tuple(b[i] for b, i in zip(bases, at, strict=True))
+            cells = _cells(where, at)
+            if base == at or not silent(first, cells):
+                if base != at and silent(first, cells, 2):
+                    late.append(first)
                 continue
             if any(at[a] != base[a] for a in rows):
                 unread.append(first)
             elif silent(first, _cells(where, base)):
                 same.append(first)
             else:
-                dead.append(f"block {at} of {first} receives no gradient within {len(steps)} steps")
+                dead.append(f"block {at} of {first} receives no gradient in {len(steps)} steps")
     notes = []
+    late = [n for n in dict.fromkeys(late) if n not in dead]
     for group, why in (
+        (late, "first learn at the third step or later"),
         (unread, "are rows that no index reads yet"),
         (same, "receive no gradient, as the old ones that they extend"),
     ):
@@ -277,13 +290,19 @@ def _dead(
     return dead, notes
 
 
-def _base(blocks: Sequence[Sequence[Any]], at: tuple[int, ...]) -> tuple[int, ...]:
-    """The old block that a new one extends: the nearest before it along every axis."""
-    out = []
-    for grid, i in zip(blocks, at, strict=True):
-        old = [j for j, digits in enumerate(grid) if not any(fresh for _, fresh in digits)]
-        out.append(max((j for j in old if j <= i), default=old[0]))
-    return tuple(out)
+def _bases(term: Any) -> list[int]:
+    """For every block of a lift's term the one that it is when nothing is new: q of a new head is
+    matched with q of the old heads."""
+    if term[0] == "atom":
+        return [0] if term[1] == term[2] else [0, 0]
+    parts = [_bases(p) for p in term[1:]]
+    if term[0] == "cat":
+        starts = np.cumsum([0, *map(len, parts)]).tolist()
+        return [start + b for start, part in zip(starts, parts, strict=False) for b in part]
+    out = [0]
+    for part in parts:
+        out = [i * len(part) + b for i in out for b in part]
+    return out
 
 
 def _cells(where: Sequence[Array], at: tuple[int, ...]) -> Any:
@@ -328,7 +347,7 @@ def _relative(x: Array) -> Array:
 def _module(
     module: TorchModule,
     outputs: Sequence[str],
-    sample: Sample,
+    samples: Sequence[Sample],
     expected: Gradients,
     after: Leaves,
     interface: Interface,
@@ -339,7 +358,8 @@ def _module(
     names = [n for n in after.leaves if n in own and own[n].requires_grad]
     missing = [f"the module has no parameter {n}" for n in after.leaves if n not in own]
     terms = [
-        _functional(y.double(), name, sample.label, interface, False)
+        _functional(y.double(), name, sample.label, interface, True)
+        for sample in samples
         for name, y in zip(outputs, module.tensors(sample), strict=True)
         if y.is_floating_point() and y.requires_grad
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from meristem.carriers.torch_carrier import TorchCarrier, storage_key
 from meristem.carriers.torch_double import double_module
+from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.errors import CarrierError, RuntimeUnavailable
 from meristem.rewrite.graph import Array, Graph, Weight
 from meristem.rewrite.interpret import run
@@ -74,6 +75,19 @@ class TorchDouble:
         self.module: Any = double_module(carrier, dict(tensors) if tensors else None)
         self._at = torch_outputs(carrier)
         self.outputs = [name for _, name in self._at]
+
+    def uncrop(self, edits: Sequence[BoundaryEdit], names: Sequence[str]) -> None:
+        """Give outputs as they are before growth crops them; ``names`` are the original's."""
+        inner = self.module.module
+        output = next(n for n in inner.graph.nodes if n.op == "output")
+        values = list(output.args[0])
+        for e in edits:
+            at = self._at[names.index(e.name)][0]
+            crop = values[at]
+            piece = crop.args[0][0] if isinstance(crop.args[0], (list, tuple)) else crop
+            values[at] = piece.args[0]
+        output.args = (tuple(values),)
+        inner.recompile()
 
     def tensors(self, sample: Sample) -> list[torch.Tensor]:
         """The outputs as tensors, with gradients where the weights have them."""
