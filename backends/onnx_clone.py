@@ -13,7 +13,7 @@ from meristem.backends.onnx_edits import Editor
 from meristem.backends.onnx_nodes import stand_in
 from meristem.carriers.onnx_carrier import OnnxCarrier, Storage
 from meristem.carriers.onnx_places import KIND, SCOPED, renamed, rescoped
-from meristem.carriers.onnx_values import dtype_name, read, stored
+from meristem.carriers.onnx_values import read, stored
 from meristem.rewrite.depth import CloneEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array, Value, Weight
@@ -45,6 +45,8 @@ class _Depth:
         self.order = {n: i for i, n in enumerate(self.graph)}
         self.ties = dict(carrier.ties)
         self.shared = set(carrier.shared)
+        # Names of nodes and of values must not meet each other's, and both must be new.
+        self.editor.used |= {str(n.name) for n in self.graph.all_nodes() if n.name}
         # As they were before modules behind new blocks moved up.
         self.names = {v: n for n, v in self.graph.initializers.items()}
         self.records = {n: dict(n.metadata_props) for n in self.graph}
@@ -160,7 +162,7 @@ class _Depth:
     ) -> ir.Value:
         """x + g * (y - x), the cheapest form in a runtime (ONNX.md 6b)."""
         assert clone.gate is not None
-        gate = self.editor.constant(np.zeros(()), dtype_name(y.dtype), clone.gate)
+        gate = self.editor.constant(np.zeros(()), clone.block.exit.dtype, clone.gate)
         gate.metadata_props[KIND] = "PARAMETER"
 
         def add(op: str, a: ir.Value, b: ir.Value) -> ir.Value:

@@ -18,7 +18,7 @@ from torch.export.graph_signature import (
 )
 
 from meristem.backends.program import lift_tensors, like, rebuild
-from meristem.carriers.torch_carrier import TorchCarrier, storage_key
+from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.rewrite.depth import CloneEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Value
@@ -48,7 +48,7 @@ class _Region:
 class _Depth:
     def __init__(self, carrier: TorchCarrier, script: DepthScript) -> None:
         self.carrier, self.script = carrier, script
-        self.module = copy.deepcopy(carrier.program.graph_module)
+        self.module = copied(carrier.program)
         self.graph = self.module.graph
         self.nodes = {n.name: n for n in self.graph.nodes}
         self.order = {n: i for i, n in enumerate(self.graph.nodes)}
@@ -95,11 +95,16 @@ class _Depth:
             return node
         for user in node.users:
             val = user.meta.get("val")
-            if isinstance(val, torch.Tensor) and user.args[1] == 0 and val.dim() == len(value.shape):
+            if (
+                isinstance(val, torch.Tensor)
+                and user.args[1] == 0
+                and val.dim() == len(value.shape)
+            ):
                 return user
         raise CarrierError(
             f"{value.producer.where} gives several tensors, so no block can start or end there",
-            op=value.producer.origin, place=value.producer.place,
+            op=value.producer.origin,
+            place=value.producer.place,
         )
 
     def _region(self, block: Block) -> _Region:
@@ -135,19 +140,16 @@ class _Depth:
         """Nodes whose module path moves: all in moved modules but those that a whole stack shares."""
         stacks = {c.stack: None for c in self.script.clones}
         inside = {n for s in stacks for b in s.blocks for n in self._region(b).nodes}
-        own = {
-            m for s in stacks if s.numbering for i in range(s.size) for m in s.numbering.of(i)
-        }
+        own = {m for s in stacks if s.numbering for i in range(s.size) for m in s.numbering.of(i)}
         return [
-            n for n in self.graph.nodes
+            n
+            for n in self.graph.nodes
             if n in inside or not any(within(path, own) for path, _ in _stack_of(n).values())
         ]
 
     # -- copies -------------------------------------------------------------------------------------
 
-    def _copy(
-        self, clone: CloneEdit, region: _Region, at: fx.Node, made: set[fx.Node]
-    ) -> fx.Node:
+    def _copy(self, clone: CloneEdit, region: _Region, at: fx.Node, made: set[fx.Node]) -> fx.Node:
         """The block once more, reading ``at``; returns where its stream ends."""
         mapped: dict[fx.Node, fx.Node] = {region.entry: at}
         mapped.update(self._store(clone, region))
@@ -177,8 +179,12 @@ class _Depth:
             calls = (aten.sub.Tensor, aten.mul.Tensor, aten.add.Tensor)
         end = y
         for target in calls:
-            args = {aten.lerp.Tensor: (x, y, g), aten.sub.Tensor: (y, x), aten.mul.Tensor: (end, g),
-                    aten.add.Tensor: (x, end)}[target]
+            args = {
+                aten.lerp.Tensor: (x, y, g),
+                aten.sub.Tensor: (y, x),
+                aten.mul.Tensor: (end, g),
+                aten.add.Tensor: (x, end),
+            }[target]
             end = self.graph.call_function(target, args)
             end.meta = {k: v for k, v in y.meta.items() if k in _COPIED}
             made.add(end)
@@ -227,13 +233,14 @@ class _Depth:
 
     def _gate(self, name: str, like_: fx.Node) -> fx.Node:
         """A scalar parameter, zero."""
-        last, _ = [
-            (n, s) for n, s in self.specs if s.kind is InputKind.PARAMETER
-        ][-1]
+        last, _ = [(n, s) for n, s in self.specs if s.kind is InputKind.PARAMETER][-1]
         spec = InputSpec(InputKind.PARAMETER, TensorArgument(""), name, None)
         val = like_.meta["val"]
         node = self._placeholder(
-            last, spec, name, torch.nn.Parameter(torch.zeros((), dtype=val.dtype, device=val.device))
+            last,
+            spec,
+            name,
+            torch.nn.Parameter(torch.zeros((), dtype=val.dtype, device=val.device)),
         )
         node.meta = {}
         self.gates.add(name)
@@ -298,7 +305,9 @@ class _Depth:
                 elif node not in seen and node is not output:
                     seen.add(node)
                     stack.append((node, True))
-                    stack.extend((n, False) for n in reversed(node.all_input_nodes) if n not in seen)
+                    stack.extend(
+                        (n, False) for n in reversed(node.all_input_nodes) if n not in seen
+                    )
         for node in order:
             output.prepend(node)
         for node in reversed([n for n in nodes if n not in seen and n is not output]):

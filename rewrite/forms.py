@@ -54,7 +54,7 @@ class Forms:
                 return "entry"
             if v in numbers:
                 return f"%{numbers[v]}"
-            if isinstance(v, Weight) and all(op in inside for op, _ in v.uses):
+            if isinstance(v, Weight) and owned(v, inside):
                 if v not in weights:
                     weights.append(v)
                 return f"weight{weights.index(v)}:{v.dtype}{v.shape}{v.role}"
@@ -82,9 +82,11 @@ class Forms:
                 reference(self._through_gate(v) if v is not entry else v) for v in op.inputs
             ]
             lines.append(f"{op.kind}{self.attrs(op)}({','.join(operands)})")
-            for v in op.inputs:
-                if isinstance(v, Weight) and v in weights and v.role == "parameter":
-                    coarse.append(f"{op.kind}{v.shape}")
+            coarse.extend(
+                f"{op.kind}{v.shape}"
+                for v in op.inputs
+                if isinstance(v, Weight) and v in weights and v.role == "parameter"
+            )
             for out in op.outputs:
                 numbers[out] = len(numbers)
         count = len(weights)
@@ -141,6 +143,12 @@ class Forms:
                 else _table(v.dtype, v.array())
             )
         raise AssertionError(f"{v!r} has no producer")
+
+
+def owned(w: Weight, inside: set[Op]) -> bool:
+    """Is a weight the region's own: trained or collected, and read by nothing else? Constants, such
+    as a mask that an exporter computed, are program text."""
+    return w.role != "constant" and all(op in inside for op, _ in w.uses)
 
 
 def _table(dtype: str, data: np.ndarray) -> str:

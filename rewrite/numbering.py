@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from meristem.rewrite.graph import Weight
 
@@ -33,22 +34,42 @@ def join(container: str, number: int) -> str:
 
 
 def number_blocks(blocks: Sequence[Sequence[Weight]]) -> Numbering | None:
-    """The numbering of corresponding parameters; None where names do not show one."""
+    """The numbering of corresponding parameters, by their names, or by the modules that read them
+    where a file names them otherwise; None where neither shows one."""
     blocks = [[w for w in b if w.role == "parameter"] for b in blocks]
-    if len(blocks) == 1 and blocks[0]:
-        found = last_number(_shared([w.name for w in blocks[0]]))
-        return None if found is None else Numbering((found,), 1)
     if len({len(b) for b in blocks}) != 1 or not blocks[0]:
         return None
+    return _numbered([[w.name for w in b] for b in blocks]) or _numbered(
+        [[reader(w) for w in b] for b in blocks]
+    )
+
+
+def reader(w: Weight) -> str:
+    """The name that a weight would have in the module that reads it."""
+    return f"{w.uses[0][0].place}.weight" if w.uses else ""
+
+
+def module_of(weights: Iterable[Weight]) -> tuple[str, int] | None:
+    """Container and number of the module that all weights share, by names or by readers."""
+    own = [w for w in weights if w.role == "parameter"]
+    return last_number(_shared([w.name for w in own])) or last_number(
+        _shared([reader(w) for w in own])
+    )
+
+
+def _numbered(blocks: Sequence[Sequence[str]]) -> Numbering | None:
+    if len(blocks) == 1:
+        found = last_number(_shared(blocks[0]))
+        return None if found is None else Numbering((found,), 1)
     modules: dict[tuple[str, int], None] = {}
     strides = set()
     for row in zip(*blocks, strict=True):
-        found_row = _differing([w.name.split(".") for w in row])
+        found_row = _differing([name.split(".") for name in row])
         if found_row is None:
             return None
         container, numbers = found_row
         modules.setdefault((container, numbers[0]))
-        strides |= {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+        strides |= {b - a for a, b in pairwise(numbers)}
     stride = strides.pop() if len(strides) == 1 else 0
     return Numbering(tuple(modules), stride) if stride > 0 else None
 

@@ -9,14 +9,14 @@ blocks that never repeat.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from meristem.rewrite.dimensions import Dimension, common_place
+from meristem.rewrite.dimensions import common_place
 from meristem.rewrite.equations import Equations
-from meristem.rewrite.graph import Graph, Op, Value, Weight
-from meristem.rewrite.numbering import Numbering, last_number, number_blocks
+from meristem.rewrite.graph import Graph, Op, Value
+from meristem.rewrite.numbering import Numbering, last_number, module_of, number_blocks
 from meristem.rewrite.residual import Residual, Streams
 from meristem.rewrite.steps import Block, Steps
 
@@ -71,17 +71,6 @@ def find_stacks(graph: Graph, eq: Equations) -> list[Stack]:
     return out
 
 
-def stack_dimensions(stacks: Sequence[Stack], graph: Graph) -> list[tuple[Dimension, Stack]]:
-    """The ``layers`` dimension of every stack. Its weights have no axis of their own: -1."""
-    return [
-        (
-            Dimension(s.name, "layers", s.size, s.place, tuple((name, -1) for name in s.weights)),
-            s,
-        )
-        for s in stacks
-    ]
-
-
 def _chains(streams: Streams) -> list[list[Residual]]:
     """Sums that follow one another, longest first; each sum ends up in at most one chain as a follower."""
     length: dict[Op, int] = {}
@@ -114,11 +103,32 @@ class _Finder:
         out: list[Stack | None] = []
         for start, period, count in _runs([s.coarse for s in steps]):
             points = bounds[start : start + period * count + 1]
-            if count > 1:
+            numbered = self._numbered(points, steps[start : start + period * count], count)
+            if numbered is not None:
+                out.append(numbered)
+            elif count > 1:
                 out.append(self._repeated(points, period))
             else:
-                out.extend(self._single(points, steps[start : start + period]))
+                out.append(self._stack(self.steps.between([points[0], points[-1]]), None))
         return [s for s in out if s is not None]
+
+    def _numbered(
+        self, bounds: Sequence[Value], steps: Sequence[Block], repeats: int
+    ) -> Stack | None:
+        """One block for each number of the steps' modules, where these count on in one container.
+
+        Such blocks may differ (windows at the border of an image, a dense layer before mixtures);
+        whole repeats must stay whole.
+        """
+        keys = [module_of(s.named) for s in steps]
+        points, found = [bounds[0]], []
+        for key, group in groupby(zip(keys, bounds[1:], strict=True), key=lambda pair: pair[0]):
+            found.append(key)
+            points.append(list(group)[-1][1])
+        first = {(k[0], k[1] - i) for i, k in enumerate(found) if k is not None}
+        if None in found or len(first) != 1 or len(found) % repeats:
+            return None
+        return self._stack(self.steps.between(points), Numbering((first.pop(),), 1))
 
     def _repeated(self, bounds: Sequence[Value], period: int) -> Stack | None:
         """The smallest multiple of the period whose blocks are numbered; else the period."""
@@ -133,19 +143,6 @@ class _Finder:
                 first = first or blocks
         return self._stack(first or [], None)
 
-    def _single(self, bounds: Sequence[Value], steps: Sequence[Block]) -> list[Stack | None]:
-        """Steps that do not repeat: parted where their module's number changes."""
-        keys = [last_number(common_place(_modules(s.named))) for s in steps]
-        if any(k is None for k in keys):
-            keys = [None for _ in keys]
-        out, at = [], 0
-        for _, group in groupby(keys):
-            n = len(list(group))
-            block = self.steps.block(bounds[at], bounds[at + n])
-            out.append(self._stack([block], number_blocks([block.named])))
-            at += n
-        return out
-
     def _stack(self, blocks: Sequence[Block], numbering: Numbering | None) -> Stack | None:
         """None where the stream changes its shape or type on the way."""
         same = all(b.entry.shape == b.exit.shape and b.entry.dtype == b.exit.dtype for b in blocks)
@@ -156,10 +153,6 @@ class _Finder:
             found = last_number(place)
             place = found[0] if found else place
         return Stack(tuple(blocks), _period([b.exact for b in blocks]), numbering, place)
-
-
-def _modules(weights: Iterable[Weight]) -> list[str]:
-    return [w.name.rpartition(".")[0] for w in weights]
 
 
 def _runs(marks: Sequence[str]) -> list[tuple[int, int, int]]:

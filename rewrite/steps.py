@@ -70,27 +70,19 @@ class Steps:
     def _last_exit(self, chain: Sequence[Residual]) -> Value | None:
         """Where the last step ends: as an earlier one does, else at its sum."""
         last = chain[-1]
-        seen: dict[str, Value] = {}
-        wanted = {}
+        ends: dict[str, Value] = {}
         for r, following in pairwise(chain):
-            target = self._ungated(following.entry)
-            end = self._follow(r.op.output, target, last.op.output)
+            end = self._follow(r.op.output, self._ungated(following.entry), last.op.output)
             if end is not None:
-                end = self._gated(end)
-                wanted[
-                    self.forms.of(
-                        r.entry, following.entry, self.streams.region(r.entry, following.entry)
-                    ).coarse
-                ] = end
-                seen.setdefault("first", end)
-        for coarse, end in wanted.items():
-            ops = self.streams.region(last.entry, end)
-            if self.forms.of(last.entry, end, ops).coarse == coarse:
+                ends.setdefault(self._coarse(r.entry, following.entry), self._gated(end))
+        for coarse, end in ends.items():
+            if self._coarse(last.entry, end) == coarse:
                 return end
-        if not wanted or last.op.output.shape == last.entry.shape:
-            end = self._gated(last.op.output)
-            return end if end.shape == last.entry.shape else None
-        return seen["first"]
+        options = [*ends.values(), self._gated(last.op.output)]
+        return next((v for v in options if v.shape == last.entry.shape), None)
+
+    def _coarse(self, entry: Value, exit_: Value) -> str:
+        return self.forms.of(entry, exit_, self.streams.region(entry, exit_)).coarse
 
     def _ungated(self, v: Value) -> Value:
         """What a gate gates, where ``v`` is its result up to layout; else ``v``."""
