@@ -160,7 +160,7 @@ def _mean_width(b: Net, x: Value, draw: Draw) -> Value:
 
 @block
 def _convolve(b: Net, x: Value, draw: Draw) -> Value:
-    n, t, width = x.shape
+    width = x.shape[-1]
     y = b.permute(x, [0, 2, 1])
     groups = draw(st.sampled_from([g for g in (1, 2, 3, width) if width % g == 0]))
     out = groups * draw(st.sampled_from([1, 2]))

@@ -165,7 +165,9 @@ class Bilinear(nn.Module):
         self.w = nn.Parameter(torch.randn(3, 4, n) * 0.3)
 
     def forward(self, x):
-        return x + torch.einsum("btij,ijn->btn", torch.einsum("bti,btj->btij", self.p(x), self.q(x)), self.w)
+        return x + torch.einsum(
+            "btij,ijn->btn", torch.einsum("bti,btj->btij", self.p(x), self.q(x)), self.w
+        )
 
 
 class Stack(nn.Module):

@@ -189,7 +189,9 @@ def test_coordinates_blocks_and_lifts_agree(data):
     assert source[source >= 0].tolist() == list(range(t.size))
     blocks = growth.blocks(t)
     assert np.bincount(block, minlength=len(blocks)).tolist() == [b.size for b in blocks]
-    assert all((source[block == i] < 0).all() == b.fresh or not b.size for i, b in enumerate(blocks))
+    assert all(
+        (source[block == i] < 0).all() == b.fresh or not b.size for i, b in enumerate(blocks)
+    )
     for i, b in enumerate(blocks):
         assert np.all((source[block == i] < 0) == b.fresh)
     for form in (full_lift(t, growth), lift(t, growth)):

@@ -132,9 +132,7 @@ def test_a_recipe_is_plain_data():
     text = json.dumps(data)
     back = json.loads(text)
     axes = tuple(Lift(_tuples(a["term"])) for a in back["axes"])
-    fills = {
-        tuple(k): Fill(f["kind"], f["digit"], tuple(f["source"])) for k, f in back["fills"]
-    }
+    fills = {tuple(k): Fill(f["kind"], f["digit"], tuple(f["source"])) for k, f in back["fills"]}
     scales = {tuple(k): v for k, v in back["scales"]}
     again = Expansion(back["name"], axes, fills, scales, back["shift"], back["seed"])
     assert np.array_equal(again.apply(old()), r.apply(old()))

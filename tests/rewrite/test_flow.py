@@ -65,7 +65,9 @@ def test_strategies_are_raised_in_order():
     assert set(grown(b.output(b.dense(b.layer_norm(x), 2)))[0].strategies.values()) == {"mean"}
     b = Net()
     x = b.apply("relu", b.dense(b.input(2, 3), 4))
-    assert set(grown(b.output(b.dense(b.layer_norm(x), 2)))[0].strategies.values()) == {"statistics"}
+    assert set(grown(b.output(b.dense(b.layer_norm(x), 2)))[0].strategies.values()) == {
+        "statistics"
+    }
 
 
 def test_copies_are_taken_only_at_whole_multiples():
@@ -89,7 +91,9 @@ def test_a_refusal_names_operator_and_reason():
 def test_nothing_grows_silently_beside_the_request():
     b = Net()
     x = b.input(2, 3)
-    graph = b.output(b.dense(b.apply("relu", b.dense(x, 5)), 2), b.dense(b.apply("tanh", b.dense(x, 4)), 2))
+    graph = b.output(
+        b.dense(b.apply("relu", b.dense(x, 5)), 2), b.dense(b.apply("tanh", b.dense(x, 4)), 2)
+    )
     solution, _ = grown(graph)
     assert {e.weight.name for e in edit_script(solution).weights} == {"w0", "w1", "w2"}
 

@@ -64,11 +64,15 @@ def test_forced_parts_are_assigned_and_others_left_open():
 
 KEYS = ["u", "v", "w"]
 PROPS = ["zero", "twin0", "positive"]
-leaves = st.builds(var, st.sampled_from(KEYS), st.sampled_from(PROPS)) | st.sampled_from([TRUE, FALSE])
+leaves = st.builds(var, st.sampled_from(KEYS), st.sampled_from(PROPS)) | st.sampled_from(
+    [TRUE, FALSE]
+)
 formulas = st.recursive(
     leaves,
-    lambda inner: st.builds(all_of, st.lists(inner, max_size=3))
-    | st.builds(any_of, st.lists(inner, max_size=3)),
+    lambda inner: (
+        st.builds(all_of, st.lists(inner, max_size=3))
+        | st.builds(any_of, st.lists(inner, max_size=3))
+    ),
     max_leaves=8,
 )
 

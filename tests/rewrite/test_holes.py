@@ -73,7 +73,11 @@ def test_one_index_table_for_two_axes():
 
 
 def test_a_bias_under_a_changed_scale():
-    all_grow(Between(lambda m, h: F.rms_norm(h, (6,), eps=0.1) + m.bias, bias=nn.Parameter(torch.ones(6))))
+    all_grow(
+        Between(
+            lambda m, h: F.rms_norm(h, (6,), eps=0.1) + m.bias, bias=nn.Parameter(torch.ones(6))
+        )
+    )
 
 
 def test_a_norm_without_gain_before_an_activation():
@@ -104,7 +108,11 @@ def test_sizes_of_grown_axes_in_factories():
     """`ones_like` of a grown value grows with it, so what it sums to is another number."""
     some_grow(Between(lambda m, h: h + torch.ones_like(h).sum(-1, keepdim=True)))
     some_grow(Between(lambda m, h: h * torch.full_like(h, 0.5).mean(-1, keepdim=True)))
-    some_grow(Between(lambda m, h: h + m.w.expand_as(h).sum(-1, keepdim=True), w=nn.Parameter(torch.ones(1))))
+    some_grow(
+        Between(
+            lambda m, h: h + m.w.expand_as(h).sum(-1, keepdim=True), w=nn.Parameter(torch.ones(1))
+        )
+    )
     some_grow(Between(lambda m, h: h + h.new_ones(h.shape).sum(-1, keepdim=True)))
 
 
@@ -150,7 +158,7 @@ def test_positions_beyond_a_table():
 
         def forward(self, x):
             y = self.table(torch.arange(5)) + self.more
-            return self.last((x @ y.T))
+            return self.last(x @ y.T)
 
     some_grow(Positions())
 

@@ -49,7 +49,9 @@ def autoencoder(m, x):
 
 
 def bilinear(m, x, y):
-    return torch.einsum("bk,ko->bo", torch.einsum("bi,ijk->bjk", m.p(x), m.w).flatten(1), m.v) + m.q(y)
+    return torch.einsum(
+        "bk,ko->bo", torch.einsum("bi,ijk->bjk", m.p(x), m.w).flatten(1), m.v
+    ) + m.q(y)
 
 
 def gru(m, x):
@@ -109,7 +111,9 @@ def interleaved(m, x):
     q = m.a(x).unflatten(-1, (2, 4))
     even, odd = q[..., ::2], q[..., 1::2]
     angle = torch.arange(5)[:, None, None] * m.w
-    y = torch.stack([even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1)
+    y = torch.stack(
+        [even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos()], -1
+    )
     return m.out(y.flatten(2))
 
 

@@ -22,7 +22,11 @@ calm = settings(
     deadline=None,
     derandomize=True,
     print_blob=False,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+    ],
 )
 
 
@@ -34,7 +38,9 @@ def one_growth(data, graph):
         return
     inputs = random_inputs(graph, 1)
     before = run(graph, inputs)
-    largest = max(np.abs(a[np.isfinite(a)]).max(initial=0) for a in before.values() if a.dtype.kind == "f")
+    largest = max(
+        np.abs(a[np.isfinite(a)]).max(initial=0) for a in before.values() if a.dtype.kind == "f"
+    )
     if largest > 50 or not all(np.all(np.isfinite(before[v])) for _, v in graph.outputs):
         return  # exp and sigmoid would underflow, which no proof of a sign can see
     chosen = data.draw(st.lists(st.sampled_from(atoms), min_size=1, unique_by=id), label="atoms")

@@ -16,7 +16,9 @@ ACCEPTED = 0.7
 @st.composite
 def stacks(draw, most=3):
     names = draw(st.lists(st.sampled_from(sorted(BLOCKS)), min_size=1, max_size=most))
-    return Stack(tuple(names), draw(st.sampled_from([4, 6])), draw(st.booleans()), draw(st.integers(0, 9)))
+    return Stack(
+        tuple(names), draw(st.sampled_from([4, 6])), draw(st.booleans()), draw(st.integers(0, 9))
+    )
 
 
 def several_growths(data, module, count, plans=3):

@@ -124,7 +124,9 @@ def unary_cases(kind: str) -> Iterator[tuple[str, Callable[[], Graph]]]:
     def integers(then: str) -> Callable[[], Graph]:
         def build() -> Graph:
             b = Net()
-            x = b.apply("mul", b.rms(b.dense(b.input(2, 3), 5), gain=then == "mean"), b.literal(3.0))
+            x = b.apply(
+                "mul", b.rms(b.dense(b.input(2, 3), 5), gain=then == "mean"), b.literal(3.0)
+            )
             x = b.apply("cast", x, options={"to": "int64"}, dtype="int64")
             x = to_float(b, x)
             return _ends(b, b.layer_norm(x) if then == "mean" else x)

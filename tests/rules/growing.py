@@ -113,7 +113,7 @@ def grow_everything(
         for job in jobs(atoms):
             sizes = sizes_for(job, forced)
             key = tuple(t.size for t in job)
-            strategies = {t: (forced,) for t in job} if forced else None
+            strategies = dict.fromkeys(job, (forced,)) if forced else None
             try:
                 solution = solve(eq, sizes, compensate=compensate, strategies=strategies)
                 script = edit_script(solution)

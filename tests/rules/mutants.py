@@ -1,13 +1,8 @@
-"""Wrong semantics, made at run time: each must be caught by some small graph.
-
-A mutant drops a tie, an obligation, a pin or a check, or gets a factor, a sign or a zero wrong. ``cases``
-are graphs of this folder of which at least one must fail under it.
-"""
+"""Wrong operators and a wrong engine; the elementwise mutants are beside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,136 +14,11 @@ from meristem.rewrite.equations import Equations
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE
-from meristem.rewrite.scale import NONE, Linear
-from meristem.rewrite.semantics import contraction, elementwise, gather, layout, norm, pool, reduce
+from meristem.rewrite.scale import Linear
+from meristem.rewrite.semantics import contraction, gather, layout, norm, pad, pool, reduce
 from meristem.rewrite.sizes import Sizes
-
-Patch = Callable[[pytest.MonkeyPatch], None]
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """``patch`` installs it; ``cases`` are where it must show."""
-
-    name: str
-    patch: Patch
-    cases: tuple[str, ...]
-
-
-# Left out, because nothing wrong can follow from them:
-# - a zero of `rsqrt`, `reciprocal` or a divisor: their domain wants a positive operand, never a zero one;
-# - linearity of `sqrt` and `log`: signs are not proved of anything that is a mean;
-# - the order of twins in `permute`: no obligation reads one of two fresh digits of a block;
-# - the pins of `grouped_contract`: what says where its segments end is pinned on its own;
-# - a shifted gain that is scaled as it is stored: the program's constant is then scaled too.
-# Conservative pins are rows of PINNED and CONSERVATIVE in test_growth_rows.py.
-MUTANTS: list[Mutant] = []
-
-
-def mutant(name: str, *cases: str) -> Callable[[Patch], Patch]:
-    def add(patch: Patch) -> Patch:
-        MUTANTS.append(Mutant(name, patch, cases))
-        return patch
-
-    return add
-
-
-def row(kind: str, **fields: Any) -> Patch:
-    """Change fields of one elementwise row."""
-
-    def patch(m: pytest.MonkeyPatch) -> None:
-        m.setitem(registry._REGISTRY, kind, replace(registry._REGISTRY[kind], **fields))
-
-    return patch
-
-
-def rows(name: str, kinds: Sequence[str], case: str, **fields: Any) -> None:
-    """The same wrong field on several rows, a mutant each."""
-    for kind in kinds:
-        mutant(f"{kind}: {name}", f"{kind}: {case}")(row(kind, **fields))
-
-
-def method(owner: Any, name: str, new: Any) -> Patch:
-    return lambda m: m.setattr(owner, name, new)
-
-
-def nothing(*_: Any, **__: Any) -> None:
-    return None
-
-
-# -- elementwise: zeros, linearity, homogeneity, signs, domains ---------------------------------------
-
-rows("f(0) = 0 flipped", ("cos", "exp", "sigmoid", "softplus", "hard_sigmoid"), "zero, bare", zero="keep")
-rows("f(0) = 0 flipped", ("not",), "zero of a zero", zero="keep")
-rows("f(0) = 0 flipped", ("bit_not",), "zero", zero="keep")
-rows("a sum is a product", ("add", "sub", "maximum", "minimum"), "zero", zero="any")
-rows("a zero through a number", ("add", "sub", "maximum"), "beside", zero="first")
-rows(
-    "linear", ("relu", "gelu", "silu", "tanh", "abs", "exp", "sigmoid", "leaky_relu"), "mean",
-    linear=True,
-)  # fmt: skip
-rows("linear", ("maximum", "minimum"), "mean", linear=True)
-rows(
-    "homogeneous", ("gelu", "silu", "tanh", "sin", "exp", "sigmoid", "erf", "elu", "softplus", "floor"),
-    "scaled", scale=1.0,
-)  # fmt: skip
-rows("a wrong degree", ("sqrt", "reciprocal", "rsqrt"), "scaled", scale=1.0)
-rows("a wrong degree", ("abs", "relu", "leaky_relu", "neg", "identity"), "scaled", scale=2.0)
-rows("no factor", ("relu", "abs", "neg"), "scaled", scale=0.0)
-rows("the divisor's factor the wrong way", ("div",), "both scaled", scale="product")
-rows("a product's second factor", ("mul",), "both scaled", scale="equal")
-rows("a sum of factors", ("add", "sub", "maximum", "minimum"), "scaled", scale="product")
-rows("comparisons carry the factor", ("gt", "lt", "ge", "le", "ne"), "both scaled", scale="equal")
-rows("domain dropped", ("sqrt", "log"), "free, any sign", domain="")
-rows("sign", ("gelu", "silu", "tan", "sin", "mish"), "claims a sign", sign=elementwise._nonneg)
-
-
-@mutant("pow: degree of its exponent", "pow: scaled")
-def _(m: pytest.MonkeyPatch) -> None:
-    old = elementwise.Row._scale
-
-    def scale(self: Any, op: Any, flow: Any, cells: Any) -> Any:
-        return cells[0].scale if self.scale == "power" else old(self, op, flow, cells)
-
-    m.setattr(elementwise.Row, "_scale", scale)
-
-
-mutant("pow: domain dropped", "pow: exponents that are weights")(
-    method(elementwise.Row, "_check_domain", nothing)
-)
-mutant("domain checks dropped", "holes: 0/0 at new coordinates")(method(elementwise.Row, "_check_domain", nothing))
-mutant("a cast to integers is linear", "cast: to integers, mean", "cast: to integers, scaled")(
-    method(elementwise.Cast, "transfer", elementwise.Row.transfer)
-)
-
-
-@mutant("a product of means is a mean", "mul: mean")
-def _(m: pytest.MonkeyPatch) -> None:
-    old = elementwise.Row._twin
-
-    def twin(self: Any, op: Any, flow: Any, cells: Any, k: int, atom: int) -> Any:
-        return old(replace(self, zero="keep") if self.kind == "mul" else self, op, flow, cells, k, atom)
-
-    m.setattr(elementwise.Row, "_twin", twin)
-
-
-@mutant("elementwise tie dropped", "norm: residual stream, rms", "add: two")
-def _(m: pytest.MonkeyPatch) -> None:
-    m.setattr(
-        elementwise.Row, "axes", lambda self, op, eq: eq.set(op.output, list(eq.of(
-            max(op.inputs, key=lambda v: len(v.shape) * 1000 + sum(v.shape))
-        )))
-    )  # fmt: skip
-
-
-@mutant("a broadcast operand gives its zero", "add: beside", "range: beside a norm", "pad: another axis")
-def _(m: pytest.MonkeyPatch) -> None:
-    old = elementwise.Row._zero
-    m.setattr(
-        elementwise.Row, "_zero",
-        lambda self, cells: cells[0].zero if self.kind == "add" else old(self, cells),
-    )  # fmt: skip
-
+from tests.rules import mutants_elementwise
+from tests.rules.mutation import MUTANTS, method, mutant, nothing
 
 # -- contractions -----------------------------------------------------------------------------------
 
@@ -259,7 +129,9 @@ _unobliged("grouped_contract", "grouped_contract: experts")
 _unobliged("take", "take: an index that depends on the data")
 
 
-@mutant("norm: zeros do not move the mean", "norm: residual stream, layer norm", "norm: after the sum")
+@mutant(
+    "norm: zeros do not move the mean", "norm: residual stream, layer norm", "norm: after the sum"
+)
 def _(m: pytest.MonkeyPatch) -> None:
     old = norm._NormFlow.__init__
 
@@ -300,15 +172,17 @@ def _(m: pytest.MonkeyPatch) -> None:
 mutant("slice: offsets stay", "slice: the middle, after a grown piece")(
     method(Sizes, "offset", lambda self, whole, old: old)
 )
-mutant("slice: wrong blocks", "slice: thirds of different sizes", "slice: halves, one gates the other")(
-    method(layout, "_block_at", lambda blocks, offset: 0)
-)
+mutant(
+    "slice: wrong blocks", "slice: thirds of different sizes", "slice: halves, one gates the other"
+)(method(layout, "block_at", lambda blocks, offset: 0))
 mutant("slice: strided part is free", "slice: every third, which does not divide")(
-    method(layout.Slice, "_strided", staticmethod(lambda eq, t, start, step, n: axes_module.Term(n)))
+    method(
+        layout.Slice, "_strided", staticmethod(lambda eq, t, start, step, n: axes_module.Term(n))
+    )
 )
 mutant("pad: its ends may grow", "pad: zeros beside a grown axis")(
     method(
-        layout.Pad, "axes",
+        pad.Pad, "axes",
         lambda self, op, eq: eq.set(op.output, [
             axes_module.Term(n) if lo or hi else t
             for t, n, (lo, hi) in zip(
@@ -360,9 +234,7 @@ def _(m: pytest.MonkeyPatch) -> None:
 mutant("sum: copies are not counted", "sum: mean over a grown axis", "sum: mean over pieces")(
     method(reduce, "_log_copies", lambda flow, digits: 0.0)
 )
-mutant("sum: a mean is a sum", "sum: mean over a grown axis")(
-    method(reduce, "log", lambda x: 0.0)
-)
+mutant("sum: a mean is a sum", "sum: mean over a grown axis")(method(reduce, "log", lambda x: 0.0))
 mutant("sum: twins of what is summed", "sum: of a kept grown axis, after a relu")(
     method(reduce, "_outer_twins", lambda row, grid, at, over, fresh: (TRUE,) * len(fresh))
 )
@@ -419,9 +291,9 @@ mutant("weights are zero for free", "norm: residual stream, rms", "contract: att
 mutant("weights carry no factor", "norm: residual stream, rms")(
     method(script, "exp", lambda x: 1.0)
 )
-mutant("inputs carry any factor", "norm: residual stream, rms", "contract: a norm before it and a scale after")(
+mutant("inputs carry any factor", "norm: residual stream, rms")(
     method(flow_module, "NONE", Linear(0.5))
-)  # fmt: skip
+)
 mutant("literals carry any factor", "where: ones")(
     method(
         Flow, "_literal",
@@ -442,5 +314,4 @@ def _run_without_outputs(flow: Flow) -> Flow:
     return flow
 
 
-__all__ = ["MUTANTS", "NONE", "Mutant"]
-
+__all__ = ["MUTANTS", "mutants_elementwise"]

@@ -74,4 +74,6 @@ def test_row(kind, node):
     assert len(got) == len(want)
     for new, old in zip(got, want, strict=True):
         assert new.shape == old.shape
-        np.testing.assert_allclose(new.astype(np.float64), old.astype(np.float64), rtol=2e-5, atol=2e-6)
+        np.testing.assert_allclose(
+            new.astype(np.float64), old.astype(np.float64), rtol=2e-5, atol=2e-6
+        )

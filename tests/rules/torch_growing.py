@@ -100,5 +100,3 @@ def grow_module(t: Traced, modes: Sequence[str] = ("graph", "weights")) -> Grown
             else:
                 out.accepted.append(tuple(a.size for a in job))
     return out
-
-

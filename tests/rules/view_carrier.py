@@ -169,8 +169,7 @@ def rebuild(graph: Graph, script: EditScript) -> tuple[Graph, dict[Value, Value]
         if op in statistics:
             attrs = {**attrs, "old": statistics[op].old, "axis": statistics[op].axis}
         made = b.emit(op.kind, [new[v] for v in op.inputs], attrs)
-        for a, c in zip(op.outputs, made.outputs, strict=True):
-            new[a] = c
+        new.update(zip(op.outputs, made.outputs, strict=True))
     b.graph.outputs = [(name, new[v]) for name, v in graph.outputs]
     return b.graph, new
 
