@@ -192,6 +192,16 @@ class Lowering:
         same = len(known) == len(value.shape) and all(
             not isinstance(n, int) or n == m for n, m in zip(known, value.shape, strict=True)
         )
+        made_by = value.producer
+        if not same and made_by is not None and made_by.kind == "opaque":
+            raise CarrierError(
+                f"{recorded.name}: {made_by.where} has no semantics, and the shape of its result, "
+                f"recorded as {known}, depends on the data or is not known before the model runs; cut "
+                "the model before it (onnx.utils.extract_model), or record a fixed shape",
+                op=made_by.origin,
+                place=made_by.place,
+                value=recorded.name,
+            )
         if not same:
             raise CarrierError(
                 f"{recorded.name}: the operators give the shape {value.shape}, the file records "

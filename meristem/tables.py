@@ -139,8 +139,15 @@ def growth(
         parts += [Text(), verification(report)]
     parts += [Text(f"wrote {p}") for p in written]
     if not written:
-        parts.append(Text("nothing was written, because the function differs", style="bold"))
+        parts.append(Text(unwritten(report), style="bold"))
     return Group(*parts)
+
+
+def unwritten(report: Any) -> str:
+    """Why a growth that was verified left no file."""
+    if any(v.checked for v in report.levels.values()):
+        return "nothing was written, because the function differs"
+    return "nothing was written, because nothing could be checked; leave out --verify to write it"
 
 
 def growth_data(
