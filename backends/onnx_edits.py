@@ -209,7 +209,9 @@ class Editor:
         attributes: Mapping[str, Any] | None = None,
     ) -> ir.Value:
         """A new node before another one, with its metadata; returns its result."""
-        like = next((v.dtype for v in inputs if v is not None and v.dtype is not None), None)
+        like = inputs[0].dtype if inputs[0] is not None else None
+        if op == "Cast":
+            like = ir.DataType((attributes or {})["to"])
         out = ir.Value(name=self.fresh_name(base), type=ir.TensorType(like) if like else None)
         node = ir.node(
             op,

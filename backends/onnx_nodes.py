@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from meristem.backends.onnx_edits import Editor
-from meristem.carriers.onnx_values import dtype_name
+from meristem.carriers.onnx_values import dtype_of
 from meristem.rewrite.edits import BoundaryEdit, StatisticsEdit
 from meristem.rewrite.errors import OutputError
 from meristem.rewrite.graph import Array, Literal
@@ -77,7 +77,8 @@ class _Norm:
         editor, node, edit = self.editor, self.node, self.edit
         x = node.inputs[0]
         assert x is not None
-        dtype = dtype_name(x.dtype if x.dtype is not None else node.outputs[0].dtype)
+        dtype = edit.op.inputs[0].dtype  # files need not state it
+        kind = dtype_of(dtype)
         narrow = dtype in ("float16", "bfloat16")
         if narrow:  # fused norms keep their statistics in float32
             x, dtype = self.add("Cast", [x], "wide", to=int(ir.DataType.FLOAT)), "float32"
@@ -94,7 +95,7 @@ class _Norm:
         root = self.add("Sqrt", [total], "root")
         y = self.add("Div", [x, root], "normal")
         if narrow:
-            y = self.add("Cast", [y], "narrow", to=int(node.outputs[0].dtype or 1))
+            y = self.add("Cast", [y], "narrow", to=int(kind))
         if len(node.inputs) > 1 and node.inputs[1] is not None:
             y = self.add("Mul", [y, node.inputs[1]], "gained")
         if len(node.inputs) > 2 and node.inputs[2] is not None:

@@ -111,7 +111,8 @@ class Resizer(Lowering):
                     return _states(op, name, edit)
         value = self.values.get(node.outputs[0])
         if isinstance(value, Value) and edit.slot.role[0] == "shape" and edit.index is not None:
-            return value.shape[edit.index] == edit.new  # folded: a tensor made of its shape
+            # folded: a tensor made of its shape
+            return value.shape[edit.index : edit.index + 1] == (edit.new,)
         return False
 
     # -- writing -------------------------------------------------------------------------------

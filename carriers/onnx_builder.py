@@ -112,7 +112,7 @@ class FoldingBuilder(Builder):
             return np.asarray(semantics(op.kind).evaluate(op, masks[0], index)[0])
         shapes = [m.shape for m in masks]
         if isinstance(semantics(op.kind), Row) and np.broadcast_shapes(*shapes) == result.shape:
-            return np.logical_or.reduce([np.broadcast_to(m, result.shape) for m in masks])
+            return np.asarray(np.any([np.broadcast_to(m, result.shape) for m in masks], axis=0))
         return True
 
     def _note_filled(self, got: Literal, inputs: Sequence[Value], slots: dict[str, Slot]) -> None:

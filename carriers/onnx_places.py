@@ -103,7 +103,7 @@ def _record(value: ir.Value, key: str) -> str | None:
     noted = value.metadata_props.get(key)
     if noted is None and value.const_value is not None:
         noted = value.const_value.metadata_props.get(key)
-    return noted
+    return None if noted is None else str(noted)
 
 
 def is_generated(name: str) -> bool:
