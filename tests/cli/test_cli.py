@@ -1,0 +1,284 @@
+"""The commands where all is well: results, exit codes, files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+import meristem
+from meristem.cli_arguments import parse_at, parse_sizes
+from tests.cli.conftest import HIDDEN, run
+
+DIMENSION = {"name", "kind", "place", "size", "pinned", "boundary", "weights"}
+
+
+def outputs(path, x):
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": x})[0]
+
+
+# -- inspect ---------------------------------------------------------------------------------------
+
+
+def test_inspect_shows_what_grows_and_what_is_pinned(mlp):
+    done = run("inspect", mlp)
+    assert done.code == 0
+    assert done.err == ""
+    words = done.out.split()
+    assert "mlp" in words
+    assert "pinned" in words
+    assert "an axis of the input x" in " ".join(words)
+
+
+@pytest.mark.parametrize("fixture", ["mlp", "decoder"])
+def test_tables_fit_eighty_columns(fixture, request):
+    done = run("inspect", request.getfixturevalue(fixture))
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_places_that_differ_in_numbers_share_a_row(decoder):
+    lines = run("inspect", decoder, "--kind", "mlp").out.splitlines()
+    (row,) = [line for line in lines if line.startswith("mlp")]
+    assert "blocks.*.mlp (2 places)" in row
+
+
+def test_inspect_for_machines(mlp):
+    data = run("inspect", mlp, "--json").data
+    assert set(data) == {"model", "carrier", "parameters", "dimensions", "notes"}
+    assert data["carrier"] == "onnx"
+    assert data["parameters"] == 4 * 8 * 12
+    assert all(set(d) == DIMENSION for d in data["dimensions"])
+    by_name = {d["name"]: d for d in data["dimensions"]}
+    assert by_name["mlp@first"]["size"] == 12
+    assert by_name["mlp@first"]["pinned"] is None
+    assert by_name["mlp@first"]["weights"] == [["first.up", 1], ["first.down", 0]]
+
+
+def test_inspect_one_kind(decoder):
+    data = run("inspect", decoder, "--json", "--kind", "heads").data
+    assert {d["kind"] for d in data["dimensions"]} == {"heads"}
+
+
+# -- grow ------------------------------------------------------------------------------------------
+
+
+def test_grow_writes_a_model_that_computes_the_same(mlp, tmp_path):
+    out = tmp_path / "out.onnx"
+    done = run("grow", mlp, "-o", out, "--set", "mlp=20", "--set", "mlp@second=+3", "--verify")
+    assert done.code == 0, done
+    assert done.err == ""
+    assert "the same function" in done.out
+    assert f"wrote {out}" in done.out.replace("\n", "")
+    x = np.random.default_rng(0).standard_normal((3, HIDDEN)).astype(np.float32)
+    np.testing.assert_allclose(outputs(mlp, x), outputs(out, x), rtol=1e-5, atol=1e-6)
+    shapes = {t.name: tuple(t.dims) for t in onnx.load(out).graph.initializer}
+    assert (shapes["first.up"], shapes["second.up"]) == ((8, 20), (8, 15))
+    assert {p.name for p in tmp_path.iterdir()} == {"mlp.onnx", "out.onnx"}
+
+
+def test_grow_for_machines(mlp, tmp_path):
+    out = tmp_path / "out.onnx"
+    data = run("grow", mlp, "-o", out, "--set", "mlp=x1.5", "--json", "--verify", "--seed", 3).data
+    assert set(data) == {
+        "model", "written", "parameters", "options", "changes", "added", "locked", "saddles", "notes",
+        "verification",
+    }  # fmt: skip
+    assert data["written"] == [str(out)]
+    assert data["options"]["seed"] == 3
+    assert [(c["name"], c["before"], c["after"]) for c in data["changes"]] == [
+        ("mlp@first", 12, 18),
+        ("mlp@second", 12, 18),
+    ]
+    assert data["verification"]["ok"] is True
+    assert data["verification"]["levels"]["deployment"]["word"] in ("noise-floor", "bit-exact")
+
+
+def test_a_plan_is_written_and_used_again(mlp, tmp_path):
+    plan, one, two = tmp_path / "plan.json", tmp_path / "one.onnx", tmp_path / "two.onnx"
+    words = ("--set", "mlp=15", "--seed", 7, "--save-plan", plan)
+    assert run("grow", mlp, "-o", one, *words).code == 0
+    assert json.loads(plan.read_text())["sizes"] == {"mlp@first": 15, "mlp@second": 15}
+    assert run("grow", mlp, "-o", two, "--plan", plan).code == 0
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_force_replaces(mlp, tmp_path):
+    out = tmp_path / "out.onnx"
+    out.write_text("old")
+    assert run("grow", mlp, "-o", out, "--set", "mlp=16", "--force").code == 0
+    assert onnx.load(out).graph.initializer
+
+
+def test_a_file_may_replace_itself(mlp):
+    assert run("grow", mlp, "-o", mlp, "--set", "mlp=16", "--force").code == 0
+    assert {d.size for d in meristem.load(mlp).dimensions if d.kind == "mlp"} == {16}
+
+
+def test_a_program_grows_into_a_program(decoder, tmp_path):
+    out = tmp_path / "out.pt2"
+    done = run("grow", decoder, "-o", out, "--set", "heads=+2", "--set", "hidden=24")
+    assert done.code == 0, done
+    grown = meristem.load(out)
+    assert {d.size for d in grown.dimensions if d.kind == "heads"} == {6}
+
+
+def test_today_is_no_growth(mlp, tmp_path):
+    done = run("grow", mlp, "-o", tmp_path / "out.onnx", "--set", "mlp=12")
+    assert done.code == 0
+    assert "nothing grows" in done.out
+
+
+def test_boundary_crop_keeps_the_interface(mlp, tmp_path):
+    out = tmp_path / "out.onnx"
+    done = run("grow", mlp, "-o", out, "--set", "width=+4", "--boundary", "crop", "--verify")
+    assert done.code == 0, done
+    x = np.random.default_rng(0).standard_normal((3, HIDDEN)).astype(np.float32)
+    np.testing.assert_allclose(outputs(mlp, x), outputs(out, x), rtol=1e-5, atol=1e-6)
+
+
+# -- verify ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(mlp, tmp_path):
+    out, plan = tmp_path / "out.onnx", tmp_path / "plan.json"
+    run("grow", mlp, "-o", out, "--set", "mlp=16", "--save-plan", plan)
+    return mlp, out, plan
+
+
+def spoil(path):
+    """One weight changed by a thousandth."""
+    proto = onnx.load(path)
+    tensor = proto.graph.initializer[0]
+    array = numpy_helper.to_array(tensor).copy()
+    array.flat[0] += 1e-3
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(proto, path)
+
+
+def test_verify_two_files(pair):
+    a, b, _ = pair
+    done = run("verify", a, b, "--provider", "cpu")
+    assert done.code == 0, done
+    assert "the same function" in done.out
+    assert done.out.count("not checked") == 2  # without the plan
+
+
+def test_verify_with_the_plan(pair):
+    a, b, plan = pair
+    data = run("verify", a, b, "--plan", plan, "--json").data
+    words = {name: level["word"] for name, level in data["levels"].items()}
+    assert words["algebra"] in ("noise-floor", "bit-exact")
+    assert words["deployment"] in ("noise-floor", "bit-exact")
+    assert data["ok"] is True
+
+
+@pytest.mark.parametrize("with_plan", [False, True])
+def test_a_difference_is_exit_code_one(pair, with_plan):
+    a, b, plan = pair
+    spoil(b)
+    done = run("verify", a, b, *(["--plan", plan] if with_plan else []), "--json")
+    assert done.code == 1
+    assert done.data["ok"] is False
+
+
+def test_a_growth_that_differs_is_not_written(mlp, tmp_path, monkeypatch):
+    real = meristem.api.verify if hasattr(meristem, "api") else None
+    assert real is not None
+
+    def spoiled(model, grown, **options):
+        spoil(mlp)  # the original is no longer what was grown
+        return real(mlp, grown, **options)
+
+    monkeypatch.setattr("meristem.api.verify", spoiled)
+    out = tmp_path / "out.onnx"
+    done = run("grow", mlp, "-o", out, "--set", "mlp=16", "--verify")
+    assert done.code == 1
+    assert "nothing was written, because the function differs" in done.out
+    assert not out.exists()
+
+
+def test_a_provider_that_is_not_there(pair):
+    a, b, _ = pair
+    done = run("verify", a, b, "--provider", "abacus")
+    assert done.code == 2
+    assert done.err.startswith("meristem: RuntimeUnavailable: ")
+
+
+# -- the command itself ----------------------------------------------------------------------------
+
+
+def command(*words, module="meristem"):
+    return subprocess.run(
+        [sys.executable, "-m", module, *words], capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("words", [["--help"], ["grow", "--help"], ["--version"], ["inspect"]])
+def test_words_come_without_heavy_imports(words):
+    code = (
+        f"import sys\nsys.argv = ['meristem', *{words!r}]\nfrom meristem.cli import main\n"
+        "try:\n    main()\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'onnx', 'onnxruntime', 'onnx_ir'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_onnx_file_is_inspected_without_torch(mlp):
+    code = (
+        f"import sys\nsys.argv = ['meristem', 'inspect', {str(mlp)!r}]\n"
+        "from meristem.cli import main\ntry:\n    main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_process_says_nothing_but_its_result(mlp, tmp_path):
+    done = command("grow", str(mlp), "-o", str(tmp_path / "out.onnx"), "--set", "mlp=16", "--json")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["written"]
+
+
+def test_a_process_refuses_with_two(mlp):
+    done = command("grow", str(mlp), "-o", "out.onnx", "--set", "mlp=1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version():
+    assert run("--version").out.strip() == meristem.__version__
+
+
+# -- words -----------------------------------------------------------------------------------------
+
+
+def test_sizes_are_read():
+    words = ["mlp=4096", "heads=+2", "mlp@model.layers.3.*=x1.5", " hidden = 64 "]
+    assert parse_sizes(words) == {
+        "mlp": 4096, "heads": "+2", "mlp@model.layers.3.*": "x1.5", "hidden": 64,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("word", "at"),
+    [(None, None), ("end", "end"), ("spread", "spread"), ("0,2", (0, 2)), ("3", (3,))],
+)
+def test_positions_are_read(word, at):
+    assert parse_at(word) == at
+
+
+def test_positions_that_are_none(mlp, tmp_path):
+    done = run("grow", mlp, "-o", tmp_path / "o.onnx", "--set", "mlp=16", "--at", "middle")
+    assert done.code == 2
+    assert "neither end nor spread" in done.err
