@@ -186,7 +186,7 @@ class Flow:
         index: tuple[int, ...],
         digits: Sequence[tuple[int, int]],
     ) -> Cell:
-        zero = var((w, index), ZERO) if w not in self.shifts else FALSE
+        zero = var((w, index), ZERO) if w not in self.shifts and not continues(w) else FALSE
         twins = []
         for k, (_, atom) in enumerate(digits):
             if self.growth.strategy(atom) not in ("mean", "copy"):
@@ -314,3 +314,14 @@ def combinations(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 def with_twins(cell: Cell, twins: tuple[Formula, ...]) -> Cell:
     return replace(cell, twins=twins)
+
+
+def continues(w: Weight) -> bool:
+    """Is this a table that is stored, not learned, and goes on by its own rule (rotary frequencies)?
+
+    Zero would preserve the function as well, but new pairs would then carry no position for ever.
+    """
+    if w.role == "parameter" or not w.is_float or sum(n > 1 for n in w.shape) != 1:
+        return False
+    data = np.asarray(w.array(), np.float64).ravel()
+    return bool(np.all(data > 0) and np.all(np.diff(data) < 0))
