@@ -18,7 +18,7 @@ from meristem.backends.onnx_nodes import boundary, statistics
 from meristem.backends.onnx_sizes import Resizer
 from meristem.carriers.onnx_carrier import OnnxCarrier
 from meristem.carriers.onnx_lower import Lowering
-from meristem.carriers.onnx_values import is_float, read, size_of
+from meristem.carriers.onnx_values import dtype_of, is_float, read, size_of
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import OutputError
 from meristem.rewrite.graph import Array, Value, Weight
@@ -60,6 +60,7 @@ def apply_script(
     after = Resizer(editor, grown, before, script.sizes, rewritten).run()
     editor.remove_unused()
     _record_shapes(editor, before, after)
+    _complete_outputs(editor, after)
     return grown
 
 
@@ -82,6 +83,8 @@ def _record_shapes(editor: Editor, before: Lowering, after: Lowering) -> None:
     for node in editor.graph.all_nodes():
         for v in node.outputs:
             value = after.values.get(v)
+            if isinstance(value, list):
+                v.shape = None  # a sequence records what its elements share
             if v.shape is None or not isinstance(value, Value):
                 continue
             if len(v.shape) != len(value.shape):
@@ -101,6 +104,18 @@ def _size(recorded: Any, now: int, hints: Mapping[str, int]) -> Any:
     if isinstance(recorded, int):
         return now
     return recorded if size_of(recorded, hints) == now else None
+
+
+def _complete_outputs(editor: Editor, after: Lowering) -> None:
+    """Outputs must state a type, and their sizes where nothing is dynamic."""
+    static = not any(v.dynamic for v in after.graph.inputs)
+    for v in editor.graph.outputs:
+        value = after.values.get(v)
+        if isinstance(value, Value):
+            if v.type is None:
+                v.type = ir.TensorType(dtype_of(value.dtype))
+            if v.shape is None and static:
+                v.shape = ir.Shape(value.shape)
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -137,7 +152,7 @@ def save(carrier: OnnxCarrier, path: str | os.PathLike[str], *, check: bool = Tr
     try:
         written = folder / target.name
         _write(carrier, written, data.name if external else None)
-        if check:
+        if check and _checkable(carrier):
             onnx.checker.check_model(os.fspath(written), full_check=True)
         if external and _bytes(folder / data.name):
             os.replace(folder / data.name, data)
@@ -174,6 +189,14 @@ def _write(carrier: OnnxCarrier, path: Path, data: str | None) -> None:
     finally:
         for value, tensor in zip(values, tensors, strict=True):
             value.const_value = tensor
+
+
+def _checkable(carrier: OnnxCarrier) -> bool:
+    """ONNX Runtime writes operators of its own into ONNX's domain; the checker knows none of them."""
+    return all(
+        n.domain not in ("", "ai.onnx") or onnx.defs.has(n.op_type)
+        for n in carrier.graph.all_nodes()
+    )
 
 
 def _unlist(graph: onnx.GraphProto, listed: frozenset[str]) -> None:

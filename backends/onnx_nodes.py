@@ -19,11 +19,14 @@ def take(
 ) -> ir.Value:
     """The old coordinates of an axis: a Slice where they are one run, else a Gather."""
     if np.array_equal(old, np.arange(old[0], old[0] + len(old))):
-        bounds = [
-            editor.ints([n], f"{base}_{word}")
-            for word, n in (("start", int(old[0])), ("end", int(old[-1]) + 1), ("axis", axis))
-        ]
-        return editor.insert(before, "Slice", [x, *bounds], base)
+        start, end = int(old[0]), int(old[-1]) + 1
+        if editor.source.version() < 10:
+            bounds = {"starts": [start], "ends": [end], "axes": [axis]}
+            return editor.insert(before, "Slice", [x], base, bounds)
+        words = (("start", start), ("end", end), ("axis", axis))
+        return editor.insert(
+            before, "Slice", [x, *(editor.ints([n], f"{base}_{w}") for w, n in words)], base
+        )
     index = editor.ints([int(n) for n in old], f"{base}_index")
     return editor.insert(before, "Gather", [x, index], base, {"axis": axis})
 
@@ -173,8 +176,12 @@ def _pad(editor: Editor, edit: BoundaryEdit) -> None:
     pads = [0] * (2 * rank)
     pads[rank + edit.axis] = count
     base = f"{edit.name}_padded"
-    inputs: list[ir.Value | None] = [x, editor.ints(pads, f"{base}_pads")]
-    y = editor.insert(first, "Pad", inputs, base, {"mode": "constant"})
+    if editor.source.version() < 11:
+        y = editor.insert(first, "Pad", [x], base, {"mode": "constant", "pads": pads})
+    else:
+        y = editor.insert(
+            first, "Pad", [x, editor.ints(pads, f"{base}_pads")], base, {"mode": "constant"}
+        )
     if not prefix:
         index = np.full(edit.size, n, np.int64)
         index[edit.old] = np.arange(n)

@@ -65,7 +65,7 @@ def _heads(c: Call, i: int, name: str) -> Value:
     """[n, t, h * d] -> [n, h, t, d]."""
     x, heads = c.x(i), int(c.attr(name))
     n, length, width = x.shape
-    role = ("map", ((2, ("attr", name)),))
+    role = ("map", ((2, ("attr", name)),), i)
     return c.b.permute(c.b.reshape(x, [n, length, heads, width // heads], role), [0, 2, 1, 3])
 
 
@@ -110,11 +110,14 @@ def rotary(c: Call) -> Value:
     flat = len(x.shape) == 3
     if flat:
         x = _rotary_heads(c, x)
-    cos, sin = (_angles(c, i) for i in (1, 2))
+    cos, sin = _angles(c)
     size = x.shape[-1]
     turned = int(c.attr("rotary_embedding_dim", 0)) or size
-    rest = c.b.slice(x, 3, turned, size) if turned < size else None
-    part = c.b.slice(x, 3, 0, turned) if turned < size else x
+    rest, part = None, x
+    if turned < size:
+        role = ("attr", "rotary_embedding_dim")
+        rest = c.b.slice(x, 3, turned, size, roles={"start": role})
+        part = c.b.slice(x, 3, 0, turned, roles={"end": role})
     y = _turn(c, part, cos, sin, bool(c.attr("interleaved", 0)))
     if rest is not None:
         y = c.b.concat([y, rest], 3)
@@ -133,11 +136,14 @@ def _rotary_heads(c: Call, x: Value) -> Value:
     return c.b.permute(c.b.reshape(x, [n, length, heads, width // heads], role), [0, 2, 1, 3])
 
 
-def _angles(c: Call, i: int) -> Value:
-    """(batch, 1, length, size / 2), read by position where positions are given."""
-    table = c.b.apply("take", c.x(i), c.x(3), axis=0) if c.has(3) else c.x(i)
-    n, length, size = table.shape
-    return c.b.reshape(table, [n, 1, length, size])
+def _angles(c: Call) -> list[Value]:
+    """(batch, 1, length, size / 2) of both tables, read by position where positions are given."""
+    tables = [c.x(1), c.x(2)]
+    if c.has(3):  # side by side, because both must have the same positions
+        both = c.b.apply("take", c.b.concat(tables, 1), c.x(3), axis=0)
+        half = tables[0].shape[1]
+        tables = [c.b.slice(both, 2, 0, half), c.b.slice(both, 2, half, 2 * half)]
+    return [c.b.reshape(t, [t.shape[0], 1, *t.shape[1:]]) for t in tables]
 
 
 def _turn(c: Call, x: Value, cos: Value, sin: Value, interleaved: bool) -> Value:

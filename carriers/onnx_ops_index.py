@@ -10,7 +10,7 @@ import numpy as np
 from meristem.carriers.onnx_ops import Call, Declined, onnx
 from meristem.carriers.onnx_ops_elementwise import folded, to_type
 from meristem.carriers.onnx_values import dtype_name
-from meristem.rewrite.graph import Literal, Value
+from meristem.rewrite.graph import Input, Literal, Value
 
 
 @onnx("Gather")
@@ -18,7 +18,7 @@ def gather(c: Call) -> Value:
     x, index = c.x(0), c.x(1)
     axis = c.attr("axis", 0) % len(x.shape)
     if not isinstance(index, Literal) or isinstance(x, Literal):
-        return c.b.apply("take", x, index, axis=axis)
+        return c.b.apply("take", x, index, axis=axis, unsigned=_given(index))
     if index.data.size == 1:
         # One coordinate: a slice, so that growth knows which one it is.
         at = int(index.data.flat[0]) % x.shape[axis]
@@ -30,6 +30,16 @@ def gather(c: Call) -> Value:
         shape = [*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]]
         return c.b.reshape(x, shape, ("arange", 1, axis))
     return c.b.apply("take", x, index, axis=axis)
+
+
+def _given(index: Value) -> bool:
+    """Is it what the caller gives: ids of an embedding, which its own framework rejects below zero?
+
+    Gather itself would count them from the end; the file no longer says which of the two was meant.
+    """
+    while index.producer is not None and index.producer.kind in ("cast", "identity", "reshape"):
+        index = index.producer.inputs[0]
+    return isinstance(index, Input)
 
 
 @onnx("GatherElements")
@@ -152,6 +162,8 @@ def range_(c: Call) -> Value:
 @onnx("EyeLike")
 def eye_like(c: Call) -> Value:
     x = c.x(0)
+    if not isinstance(x, Literal):
+        raise Declined("follows the sizes of data")
     dtype = x.dtype if c.attr("dtype") is None else c.type_of()
     eye = np.eye(x.shape[0], x.shape[1], k=int(c.attr("k", 0)))
     return to_type(c, c.b.literal(eye, "float32"), dtype)

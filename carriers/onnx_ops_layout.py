@@ -170,17 +170,25 @@ def depth_to_space(c: Call) -> Value:
     x, b = c.x(0), c.attr("blocksize")
     n, ch, h, w = x.shape
     if c.attr("mode", "DCR") in ("DCR", b"DCR"):
-        y = c.b.permute(c.b.reshape(x, [n, b, b, ch // b**2, h, w]), [0, 3, 4, 1, 5, 2])
+        y = _fixed(c, c.b.reshape(x, [n, b, b, ch // b**2, h, w]), 1, 2)
+        y = c.b.permute(y, [0, 3, 4, 1, 5, 2])
     else:
-        y = c.b.permute(c.b.reshape(x, [n, ch // b**2, b, b, h, w]), [0, 1, 4, 2, 5, 3])
+        y = _fixed(c, c.b.reshape(x, [n, ch // b**2, b, b, h, w]), 2, 3)
+        y = c.b.permute(y, [0, 1, 4, 2, 5, 3])
     return c.b.reshape(y, [n, ch // b**2, h * b, w * b])
+
+
+def _fixed(c: Call, x: Value, *axes: int) -> Value:
+    """The same values, on axes whose size the operator fixes: a roll by nothing."""
+    return c.b.apply("rearrange", x, how="roll", shifts=(0,) * len(axes), axes=axes)
 
 
 @onnx("SpaceToDepth")
 def space_to_depth(c: Call) -> Value:
     x, b = c.x(0), c.attr("blocksize")
     n, ch, h, w = x.shape
-    y = c.b.permute(c.b.reshape(x, [n, ch, h // b, b, w // b, b]), [0, 3, 5, 1, 2, 4])
+    y = _fixed(c, c.b.reshape(x, [n, ch, h // b, b, w // b, b]), 3, 5)
+    y = c.b.permute(y, [0, 3, 5, 1, 2, 4])
     return c.b.reshape(y, [n, ch * b * b, h // b, w // b])
 
 
