@@ -408,7 +408,12 @@ def indices() -> Iterator[Case]:
         )
     yield one("Trilu", X, {"k": np.array(1)})
     yield one("Trilu", X, name="Trilu-low", upper=0)
-    yield one("EyeLike", {"x": tensor(3, 4)}, k=1)
+    yield Case(
+        "EyeLike",
+        [node("EyeLike", "c", "e", k=1, dtype=1), node("Add", "x e", "y")],
+        {"x": tensor(2, 3, 4)},
+        {"c": np.zeros((3, 4), np.int64)},
+    )
     yield Case(
         "Sizes",
         [
