@@ -37,8 +37,24 @@ def double_module(
                 continue
             node.args = _double(node.args)
             node.kwargs = _double(node.kwargs)
+            if _makes_floats(node):
+                node.kwargs = {**node.kwargs, "dtype": torch.float64}
     module.recompile()
     return _Runner(module, carrier, double_tensors(tensors or carrier.tensors))
+
+
+def _makes_floats(node: torch.fx.Node) -> bool:
+    """A factory whose dtype is the default one (``eye``, ``ones`` without ``dtype``)."""
+    schema = getattr(node.target, "_schema", None)
+    val = node.meta.get("val")
+    return (
+        schema is not None
+        and isinstance(val, torch.Tensor)
+        and val.dtype in _FLOATS
+        and node.kwargs.get("dtype") is None
+        and any(a.name == "dtype" and a.kwarg_only for a in schema.arguments)
+        and not any(isinstance(n.meta.get("val"), torch.Tensor) for n in node.all_input_nodes)
+    )
 
 
 def _double(x: Any) -> Any:

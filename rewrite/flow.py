@@ -151,7 +151,7 @@ class Flow:
             return self._literal(value)
         if isinstance(value, Input):
             fresh_zero = TRUE if self.boundary == "crop" else FALSE
-            nonneg = TRUE if not value.is_float else FALSE
+            nonneg = TRUE if value.dtype == "bool" else FALSE  # an index may count from the end
             return self.build(
                 value,
                 lambda _, fresh: (

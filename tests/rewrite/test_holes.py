@@ -213,3 +213,24 @@ def test_refusals_are_of_one_family():
     got = some_grow(Between(lambda m, h: torch.sqrt(h + 100)))
     assert got.refused
     assert issubclass(MeristemError, Exception)
+
+
+def test_a_negative_index_that_the_caller_gives():
+    """``table[i]`` counts negative indices from the end; an embedding rejects them."""
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.last = nn.Parameter(torch.randn(7, 5)), nn.Linear(5, 2)
+
+        def forward(self, i):
+            return self.last(self.table[i])
+
+    got = some_grow(Table(), torch.tensor([-1, 2, -3]))
+    assert any("negative" in why for why in got.refused)
+
+
+def test_factories_without_a_dtype():
+    """The oracle itself retypes what the program makes in the default dtype."""
+    some_grow(Between(lambda m, h: h @ torch.eye(6)))
