@@ -72,12 +72,13 @@ def plan(
     ).plan
 
 
-def grow(model: Model, sizes: Sizes | Plan, **options: Any) -> Model:
+def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:
     """A larger model that computes the same function; arguments as of ``plan``.
 
     A Plan in place of sizes is bound to this model: its names are resolved here and the proof is
     repeated.
     """
+    sizes = sizes_or_plan
     if isinstance(sizes, Plan):
         options = {**sizes.options, **options}
         sizes = sizes.sizes
