@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
@@ -39,6 +40,7 @@ def propagate(graph: fx.Graph, mode: FakeTensorMode) -> None:
             continue
         args = fx.node.map_arg(node.args, value)
         kwargs = fx.node.map_arg(node.kwargs, value)
-        with mode:
+        # Inner calls of composite kernels take symbolic sizes only under the Python dispatcher.
+        with mode, enable_python_dispatcher():
             node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
         node.meta.pop("tensor_meta", None)

@@ -42,21 +42,9 @@ def operators(carrier: TorchCarrier) -> Counter[str]:
     return Counter(str(n.target) for n in carrier.graph.nodes if isinstance(n.target, OpOverload))
 
 
-DYNAMIC_SLICE = pytest.mark.xfail(
-    reason="a slice up to a dynamic size reads rows beyond the traced one, whose fill is not held"
-)
-
-
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=DYNAMIC_SLICE)
-        if n == "torch_encoder_prenorm"
-        else pytest.param(n, marks=pytest.mark.full)
-        if n in SLOW
-        else n
-        for n in MODELS
-    ],
+    [pytest.param(n, marks=pytest.mark.full) if n in SLOW else n for n in MODELS],
 )
 def test_grown_program_is_of_the_same_operators_and_computes_the_same(name: str) -> None:
     carrier, script = grown(name)
