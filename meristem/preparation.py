@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from meristem.model import Model
-from meristem.passes import WIDTH_PASSES
+from meristem.passes import LAYERS, WIDTH_PASSES
 from meristem.rewrite.axes import Term, atoms_of
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import MeristemError, PinnedDimension, UnsupportedOperator
@@ -83,10 +83,9 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
     except PinnedDimension as error:
         raise _unsupported(model, error) from None
     width = [w for w in wishes if w.dimension.kind != "layers"]
-    layers = {}
-    for w in wishes:
-        if w.dimension.kind == "layers":
-            layers |= _layers(w)
+    depth = [w for w in wishes if w.dimension.kind == "layers"]
+    periods = {n: s.period for n, s in model.stacks.items()} if depth else {}
+    layers = LAYERS.solve(depth, periods)
     atoms, reached = _atoms(width, plan.boundary)
     plan.sizes = {**reached, **layers}
     plan.unused = [n for w in model.graph.unused for n in w.names]
@@ -131,15 +130,6 @@ def _unsupported(model: Model, error: PinnedDimension) -> MeristemError:
         f"{error}; add its semantics (docs/add-an-operator.md) or grow other dimensions",
         **error.facts,
     )
-
-
-def _layers(wish: Wish) -> dict[str, int]:
-    from meristem.passes.base import refuse_shrinking
-    from meristem.rewrite.request import wanted
-
-    size, _ = wanted(wish.target, wish.dimension.size)
-    refuse_shrinking(wish.dimension, size)
-    return {wish.dimension.name: size}
 
 
 def _atoms(wishes: Sequence[Wish], boundary: str) -> tuple[dict[Term, int], dict[str, int]]:

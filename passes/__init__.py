@@ -1,8 +1,9 @@
-"""The passes: one file for each way to grow. ``WIDTH_PASSES`` maps kinds to theirs."""
+"""The passes: one file for each way to grow. ``WIDTH_PASSES`` maps kinds to theirs; ``LAYERS`` is depth."""
 
 from meristem.passes.base import WidthPass
 from meristem.passes.heads import HEADS
 from meristem.passes.hidden import HIDDEN
+from meristem.passes.layers import LAYERS
 from meristem.passes.mlp import MLP
 from meristem.passes.qk_dim import QK_DIM
 from meristem.passes.value_dim import VALUE_DIM
@@ -12,4 +13,4 @@ WIDTH_PASSES: dict[str, WidthPass] = {
     kind: p for p in (HEADS, HIDDEN, MLP, QK_DIM, VALUE_DIM, WIDTH) for kind in p.kinds
 }
 
-__all__ = ["WIDTH_PASSES", "WidthPass"]
+__all__ = ["LAYERS", "WIDTH_PASSES", "WidthPass"]

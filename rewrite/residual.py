@@ -80,9 +80,10 @@ class Streams:
             found = self._residual(op) if op.kind == "add" and op.output.is_float else None
             if found is not None:
                 (self.residuals if found.gate is None else self.gates)[op] = found
+        outer = self._outer()
         for op, r in self.residuals.items():
             link = self._link(r.entry)
-            if link is not None:
+            if link is not None and outer.get(op) is outer.get(link[0]):
                 self.previous[op] = link
 
     def index(self, v: Value) -> int:
@@ -214,6 +215,14 @@ class Streams:
             if any(v is start or v.producer in on_path for v in op.inputs):
                 on_path.add(op)
         return on_path
+
+    def _outer(self) -> dict[Op, Op]:
+        """For a sum inside of another one's branch, the nearest such sum."""
+        cones = {op: self.cone(r.entry, op.output) for op, r in self.residuals.items()}
+        out: dict[Op, Op] = {}
+        for op in sorted(cones, key=lambda o: len(cones[o]), reverse=True):
+            out.update((inner, op) for inner in cones[op] if inner in cones and inner is not op)
+        return out
 
     # -- links ----------------------------------------------------------------------------------
 
