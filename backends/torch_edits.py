@@ -74,12 +74,16 @@ class GraphEditor:
         node = self.node(edit.op.native)
         schema = {a.name: i for i, a in enumerate(node.target._schema.arguments)}  # type: ignore[union-attr]
         if "normalized_shape" not in schema:
-            raise CarrierError(f"{edit.op.where}: statistics over old coordinates are not written for it")
+            raise CarrierError(
+                f"{edit.op.where}: statistics over old coordinates are not written for it"
+            )
 
         def arg(name: str) -> Any:
             i = schema.get(name)
-            return None if i is None else (
-                node.args[i] if i < len(node.args) else node.kwargs.get(name)
+            return (
+                None
+                if i is None
+                else (node.args[i] if i < len(node.args) else node.kwargs.get(name))
             )
 
         x, weight, bias = arg("input"), arg("weight"), arg("bias")

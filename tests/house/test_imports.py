@@ -35,11 +35,8 @@ def test_a_room_imports_only_what_stands_below_it(room):
     for name, path in sources(room):
         for target, line in imports(name, path):
             top, _, rest = target.partition(".")
-            if top == "meristem":
-                allowed = rest.partition(".")[0] in STOREYS[room]
-            else:
-                allowed = _outside(room, top)
-            if not allowed:
+            inside = top == "meristem"
+            if not (rest.partition(".")[0] in STOREYS[room] if inside else _outside(room, top)):
                 wrong.append(f"{path}:{line} imports {target}")
     assert not wrong, "\n".join(wrong)
 

@@ -1,0 +1,1 @@
+"""Verification is tested from both sides: what is right passes, what is wrong is caught."""
