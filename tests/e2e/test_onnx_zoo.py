@@ -120,7 +120,31 @@ def float64(module: torch.nn.Module, args: Any, kwargs: Any) -> list[np.ndarray]
     return [t.numpy() for t in outputs if isinstance(t, torch.Tensor)]
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+# What every change runs; the others run with `make test-full` (docs/status.md).
+FAST = frozenset(
+    [
+        "bart",
+        "bert",
+        "bert_encoder",
+        "clip",
+        "cohere",
+        "cohere_qknorm",
+        "convnext",
+        "convnext_hf",
+        "falcon",
+        "falcon_mq",
+        "gemma2",
+        "gpt2",
+        "gpt_neox",
+        "llama",
+        "llama_tied",
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.full) for n in sorted(ZOO)]
+)
 def test_dynamic_file(name: str, tmp_path: Path) -> None:
     check(name, tmp_path, True, 20)
 
@@ -132,6 +156,7 @@ def test_every_variant(name: str, dynamic: bool, opset: int, tmp_path: Path) -> 
     check(name, tmp_path, dynamic, opset)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["gpt2", "bert", "llama_tied", "vit"])
 def test_a_freshly_initialised_model(name: str, tmp_path: Path) -> None:
     """The exporter merges equal initialisers; unit gains and zero biases must not tie axes."""
@@ -148,6 +173,7 @@ def test_a_freshly_initialised_model(name: str, tmp_path: Path) -> None:
     assert deployment_ratio(path, big, reference, leaves(a, k), optimised=False) <= 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "swin"])
 def test_an_emitted_file_grows_again(name: str, tmp_path: Path) -> None:
     path = export(name, tmp_path, name != "swin", 20)

@@ -55,7 +55,13 @@ def boundary_of(model: Any, request: dict[str, str]) -> list[str]:
     return ["crop", "grow"] if exposed else ["pin"]
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+# What every change runs; the others run with `make test-full` (docs/status.md).
+FAST = frozenset(["bert", "llama", "torch_encoder_prenorm", "vit"])
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.full) for n in sorted(ZOO)]
+)
 def test_every_kind_alone_and_all_together(name: str) -> None:
     model, args, kwargs = traced(name)
     inputs = leaves(args, kwargs)
@@ -76,6 +82,7 @@ def test_every_kind_alone_and_all_together(name: str) -> None:
     assert max(errors.values()) <= LIMIT, errors
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(n for n, e in ZOO.items() if e.exposed))
 def test_an_exposed_hidden_size_grows_its_interface(name: str) -> None:
     model, _, _ = traced(name)
@@ -88,6 +95,7 @@ def test_an_exposed_hidden_size_grows_its_interface(name: str) -> None:
     assert report.levels["algebra"].word != "not checked", str(report)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5", "vit", "whisper"])
 def test_any_order_of_calls(name: str) -> None:
     """Growths compose one after another, a regrown axis included."""
