@@ -34,7 +34,9 @@ def main() -> None:
     large.load_state_dict(grown.state_dict(), strict=True)
     with torch.no_grad():
         error = (large(tokens) - small(tokens)).abs().max().item()
-    print(f"{model.parameters:,} -> {grown.parameters:,} parameters, largest difference {error:.1e}")
+    print(
+        f"{model.parameters:,} -> {grown.parameters:,} parameters, largest difference {error:.1e}"
+    )
     assert error < TOLERANCE
 
 

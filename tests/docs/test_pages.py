@@ -19,6 +19,18 @@ def blocks(page):
     return code, said
 
 
+def run(code, folder):
+    script = folder / "page.py"
+    script.write_text(
+        f"import sys, warnings\nwarnings.simplefilter('ignore')\nsys.path.append({str(ROOT)!r})\n{code}"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def words(text):
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
@@ -29,15 +41,26 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path):
     code, said = blocks(page)
     assert code
     assert said
-    script = tmp_path / "page.py"
-    script.write_text(
-        f"import sys, warnings\nwarnings.simplefilter('ignore')\nsys.path.append({str(ROOT)!r})\n{code}"
-    )
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert words(done.stdout) == words(said)
+    assert words(run(code, tmp_path)) == words(said)
+
+
+def test_the_ten_lines_of_the_readme(tmp_path):
+    code, _ = blocks("README.md")
+    before = """
+import torch
+from meristem.demo_model import Decoder, Sizes
+torch.manual_seed(0)
+module = Decoder(Sizes(hidden=16, qk_dim=6, value_dim=6, mlp=20)).eval()
+tokens = torch.randint(0, 256, (2, 7))
+"""
+    said = run(before + code, tmp_path)
+    assert "layers@blocks: 2 -> 8" in said
+    assert (tmp_path / "grown.onnx").is_file()
+
+
+@pytest.mark.parametrize("example", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
+def test_an_example(example, tmp_path):
+    assert run((ROOT / "examples" / example).read_text(encoding="utf-8"), tmp_path)
 
 
 def test_every_page_is_linked():
