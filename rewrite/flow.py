@@ -142,6 +142,28 @@ class Flow:
         """A fresh block of which nothing is known but that it is finite."""
         return Cell(twins=(FALSE,) * len(fresh), scale=None)
 
+    def meet(self, cells: Cells, axis: int, own: Sequence[Block], wanted: Sequence[Block]) -> Cells:
+        """Cells of an operand along an axis whose partner has other blocks.
+
+        Only axes that do not align differ so. They are pinned, hence all old; what holds of every
+        block is what is known of each.
+        """
+        if len(own) == len(wanted) and tuple(own) == tuple(wanted):
+            return cells
+        moved = np.moveaxis(cells, axis, -1)
+        out = np.empty((*moved.shape[:-1], 1), object)
+        for index in np.ndindex(moved.shape[:-1]):
+            row: list[Cell] = list(moved[index])
+            scale = self.equal_scales([c.scale for c in row], "meets pieces that do not align")
+            out[(*index, 0)] = Cell(
+                all_of(c.zero for c in row),
+                tuple(all_of(c.twins[k] for c in row) for k in range(len(row[0].twins))),
+                scale,
+                all_of(c.nonneg for c in row),
+                all_of(c.pos for c in row),
+            )
+        return np.repeat(np.moveaxis(out, -1, axis), len(wanted), axis)
+
     # -- leaves ---------------------------------------------------------------------------------
 
     def _leaf(self, value: Value) -> Cells:

@@ -77,11 +77,13 @@ class Mixing:
         self.op, self.flow = op, flow
         self.labels = (a, b)
         self.out = out
-        self.cells = (flow.of(op.inputs[0]), flow.of(op.inputs[1]))
         self.blocks: dict[int, Any] = {}
+        self.cells = []
         for labels, value in zip(self.labels, op.inputs, strict=False):
-            for k, g in zip(labels, flow.grid(value), strict=True):
-                self.blocks.setdefault(k, g)
+            cells = flow.of(value)
+            for i, (k, g) in enumerate(zip(labels, flow.grid(value), strict=True)):
+                cells = flow.meet(cells, i, g, self.blocks.setdefault(k, g))
+            self.cells.append(cells)
         self.summed = [k for k in dict.fromkeys((*a, *b)) if k not in out]
 
     def run(self) -> None:

@@ -200,6 +200,9 @@ def operand_views(
         cells = flow.of(v)
         skip = rank - len(v.shape)
         present = [i >= skip and (v.shape[i - skip] == op.output.shape[i]) for i in range(rank)]
+        for i, own in enumerate(flow.grid(v)):
+            if present[skip + i]:
+                cells = flow.meet(cells, i, own, flow.grid(op.output)[skip + i])
 
         def view(
             index: tuple[int, ...],

@@ -6,6 +6,7 @@ numpy operation on the array of cells.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term, cat, cut, prod
+from meristem.rewrite.blocks import Block, Digit
 from meristem.rewrite.flow import OLD, Cell, Flow
 from meristem.rewrite.formula import all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
@@ -46,7 +48,7 @@ class Reshape(Base):
     def transfer(self, op: Op, flow: Flow) -> None:
         cells = flow.of(op.inputs[0])
         shape = tuple(len(g) for g in flow.grid(op.output))
-        if cells.size == int(np.prod(shape)):
+        if _digits(flow.grid(op.inputs[0])) == _digits(flow.grid(op.output)):
             flow.set(op.output, cells.reshape(shape))
             return
         # The factors did not align, so these axes are pinned: only old blocks, merged into one.
@@ -62,6 +64,14 @@ class Reshape(Base):
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing((0,))
+
+
+def _digits(grid: Sequence[Sequence[Block]]) -> list[tuple[Digit, ...]]:
+    """Digits of every block in lexicographic order, sizes of one left out."""
+    return [
+        tuple(d for b in blocks for d in b.digits if d.size > 1 or d.grown)
+        for blocks in itertools.product(*grid)
+    ]
 
 
 def _keep(before: Sequence[Term], shape: Shape) -> list[Term] | None:
@@ -338,7 +348,13 @@ class Concat(Base):
         eq.set(op.output, out)
 
     def transfer(self, op: Op, flow: Flow) -> None:
-        flow.set(op.output, np.concatenate([flow.of(v) for v in op.inputs], op.attrs["axis"]))
+        axis, parts = op.attrs["axis"], []
+        for v in op.inputs:
+            cells = flow.of(v)
+            for i, (own, wanted) in enumerate(zip(flow.grid(v), flow.grid(op.output), strict=True)):
+                cells = cells if i == axis else flow.meet(cells, i, own, wanted)
+            parts.append(cells)
+        flow.set(op.output, np.concatenate(parts, axis))
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing(tuple(range(len(op.inputs))))
