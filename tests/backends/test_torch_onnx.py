@@ -10,8 +10,6 @@ import meristem
 from meristem.backends import torch_onnx
 from tests.verify.models import mixer
 
-pytestmark = pytest.mark.full
-
 
 class Named(torch.nn.Module):
     def __init__(self) -> None:

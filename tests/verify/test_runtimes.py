@@ -7,8 +7,6 @@ from meristem.rewrite.errors import RuntimeUnavailable
 from meristem.verify.runtimes import CPU, Session, mixed_installation, provider_names
 from tests.verify.models import mixer, onnx_file
 
-pytestmark = pytest.mark.full
-
 
 def _no_cuda(path) -> bool:
     import torch

@@ -8,8 +8,6 @@ from onnx import numpy_helper
 import meristem
 from tests.verify.models import mixer, onnx_file, spoil, tensors, traced
 
-pytestmark = pytest.mark.full
-
 GROWTH = {"mlp": "x1.5", "heads": "x1.5", "hidden": "x1.5"}
 
 
