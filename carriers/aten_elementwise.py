@@ -88,6 +88,16 @@ def cast(c: Call) -> Value:
     return c.b.apply("cast", c.value("self"), options={"to": c.dtype()}, dtype=c.dtype())
 
 
+@aten("copy.default")
+def copy(c: Call) -> Value:
+    """What writing over all of a tensor becomes: the written, of the target's axes and dtype."""
+    target, dtype = c.value("self"), c.dtype()
+    zero = c.b.apply("full", target, shape=c.shape(), value=0.0, dtype=dtype)
+    return c.b.apply(
+        "add", zero, c.b.apply("cast", c.value("src"), options={"to": dtype}, dtype=dtype)
+    )
+
+
 _BINARY = {
     "mul": "mul",
     "maximum": "maximum",

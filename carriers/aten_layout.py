@@ -141,6 +141,34 @@ def cat(c: Call) -> Value:
     return c.b.concat(c.list("tensors"), c.num("dim"))
 
 
+@aten("slice_scatter.default")
+def slice_scatter(c: Call) -> Value | None:
+    """What writing into a slice becomes: the piece before it, what is written, the piece after."""
+    x, axis = c.value("self"), c.num("dim")
+    n = x.shape[axis]
+    start, end = c.num("start") or 0, c.num("end")
+    start, end, _ = slice(start, end).indices(n)
+    if c.num("step") != 1 or any(isinstance(c.args[k], fx.Node) for k in ("start", "end")):
+        return None
+    before = c.b.slice(x, axis, 0, start, roles={"end": c.role("start")})
+    after = c.b.slice(x, axis, end, n, roles={"start": c.role("end")})
+    return c.b.concat([before, c.value("src"), after], axis)
+
+
+@aten("select_scatter.default")
+def select_scatter(c: Call) -> Value | None:
+    """As ``slice_scatter``, for one coordinate."""
+    x, axis = c.value("self"), c.num("dim") % len(c.value("self").shape)
+    n, index = x.shape[axis], c.num("index")
+    if index == -n:  # nothing stands before it whose end could carry its place
+        return None
+    at = index % n
+    before = c.b.slice(x, axis, 0, at, roles={"end": c.role("index")})
+    one = [1 if a == axis else m for a, m in enumerate(x.shape)]
+    after = c.b.slice(x, axis, at + 1, n)
+    return c.b.concat([before, c.b.reshape(c.value("src"), one), after], axis)
+
+
 @aten("stack.default")
 def stack(c: Call) -> Value:
     xs = c.list("tensors")

@@ -1,5 +1,6 @@
 """The code of the pages runs, and prints what the pages say."""
 
+import os
 import re
 import subprocess
 import sys
@@ -21,11 +22,14 @@ def blocks(page):
 
 def run(code, folder):
     script = folder / "page.py"
-    script.write_text(
-        f"import sys, warnings\nwarnings.simplefilter('ignore')\nsys.path.append({str(ROOT)!r})\n{code}"
-    )
+    script.write_text(code)
     done = subprocess.run(
-        [sys.executable, script], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", script],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
