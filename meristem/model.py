@@ -89,7 +89,11 @@ class Model:
         return f"<meristem.Model from {self.side.name}: {self.parameters:,} parameters>"
 
     def module(self) -> Any:
-        """A trainable nn.Module with the original parameter names, in eval mode."""
+        """A trainable nn.Module with the original parameter names, in eval mode.
+
+        Each call gives a module of its own tensors: training it changes neither the model nor the
+        module that was traced.
+        """
         return self.side.module(self.carrier)
 
     @property

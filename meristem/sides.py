@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -76,7 +77,7 @@ class TorchSide:
     def module(self, carrier: Any) -> Any:
         from meristem.backends.module import trainable_module
 
-        return trainable_module(carrier)
+        return copy.deepcopy(trainable_module(carrier))  # training it must not change the model
 
     def program(self, carrier: Any) -> Any:
         from meristem.backends.torch_files import exported_program
