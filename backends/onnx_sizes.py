@@ -9,6 +9,7 @@ it is lowered a second time (ONNX.md 4.2).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from math import gcd
 from typing import Any
 
@@ -46,7 +47,6 @@ class Resizer(Lowering):
         self._tolerated = {editor.node(n) for n, _ in before.declined}
         self._live = _reachable(before)
         self._vectors: dict[Any, ir.Value] = {}
-        self._other: Lowering | None = None
         super().__init__(carrier, before.hints)
 
     def _check(self, recorded: ir.Value, value: Value) -> None:
@@ -110,8 +110,9 @@ class Resizer(Lowering):
                 if slot.role == edit.slot.role and slot.native is node:
                     return _states(op, name, edit)
         value = self.values.get(node.outputs[0])
-        if isinstance(value, Value) and edit.slot.role[0] == "shape" and edit.index is not None:
-            # folded: a tensor made of its shape
+        made = edit.slot.role[0] in ("shape", "arange") and edit.index is not None
+        if isinstance(value, Value) and made:
+            # folded: a tensor made of its shape; or a table that has become a reshape
             return value.shape[edit.index : edit.index + 1] == (edit.new,)
         return False
 
@@ -144,7 +145,7 @@ class Resizer(Lowering):
             elif kind == "scalar":
                 vectors.setdefault(rest[0], {})[0] = e.new
             elif kind == "arange":
-                self._arange(node, rest[0], rest[1], edits)
+                self._arange(node, rest[1], edits)
                 break
             else:
                 raise OutputError(f"sizes at {role} of {node.op_type} cannot be rewritten")
@@ -177,16 +178,23 @@ class Resizer(Lowering):
             node.resize_inputs(2)
         node.replace_input_with(1, self.editor.ints(sizes, f"{node.outputs[0].name}_sizes"))
 
-    def _arange(self, node: ir.Node, i: int, axis: int, edits: Sequence[SizeEdit]) -> None:
-        """A table that reads every entry in order is made anew for the new sizes."""
-        x = self.values[node.inputs[0]]  # type: ignore[index]
-        table = self._known(node, i)
-        shape = list(table.shape)
-        for e in edits:
-            if e.index is not None and axis <= e.index < axis + len(shape):
-                shape[e.index - axis] = e.new
-        numbers = np.arange(x.shape[axis]).reshape(shape)
-        self.editor.replace_constant(node, i, numbers, "int64")
+    def _arange(self, node: ir.Node, axis: int, edits: Sequence[SizeEdit]) -> None:
+        """A node that reads every entry in order by a table becomes the Reshape that it is."""
+        old = self.origin[node].outputs[0]
+        here, there = self.before.values[old].shape, self._elsewhere.values[old].shape
+        grown = {e.index: e.new for e in edits}
+        shape = []
+        for k, (n, m) in enumerate(zip(here, there, strict=True)):
+            dynamic = 0 if k < axis else -1  # axes before the table's stand where they stood
+            shape.append(grown.get(k, int(n)) if n == m else dynamic)
+        if shape.count(-1) > 1:
+            raise OutputError(
+                f"{node.op_type} {node.name or ''} reads by a table of several dynamic axes",
+                op=node.op_type,
+            )
+        node.op_type = "Reshape"
+        node.attributes.clear()
+        node.replace_input_with(1, self.editor.ints(shape, f"{node.outputs[0].name}_shape"))
 
     def _known(self, node: ir.Node, i: int) -> Array:
         got = self._operand(node.inputs[i], node, i)
@@ -306,15 +314,18 @@ class Resizer(Lowering):
                 )
             self.editor.replace_constant(node, i, then.data, then.dtype)
 
+    @cached_property
+    def _elsewhere(self) -> Lowering:
+        """The old model at other sizes of the dynamic axes."""
+        hints = {k: n + 6 for k, n in self.before.hints.items()}
+        return Lowering(self.before.carrier, hints).run()
+
     def _folds(self, old: ir.Node) -> bool:
         return all(isinstance(self.before.values.get(v), Literal) for v in old.outputs if v.name)
 
     def _steady(self, value: ir.Value, then: Literal) -> bool:
         """Is the number the same at other sizes of the dynamic axes?"""
-        if self._other is None:
-            hints = {k: n + 6 for k, n in self.before.hints.items()}
-            self._other = Lowering(self.before.carrier, hints).run()
-        other = self._other.values.get(value)
+        other = self._elsewhere.values.get(value)
         return isinstance(other, Literal) and bool(np.array_equal(other.data, then.data))
 
 

@@ -85,9 +85,8 @@ class _Story:
     def _trace(self, module: nn.Module) -> Model:
         self._title("Trace it and find its dimensions")
         self._code("model = meristem.trace(module, (tokens,)); print(model)")
-        tokens = torch.randint(0, 256, (2, TIME), generator=torch.Generator().manual_seed(0))
         with out.progress("tracing"):
-            model = meristem.trace(module, (tokens,))
+            model = meristem.trace(module, (_tokens(),))
             tables = dimension_tables(model.dimensions)
         out.show(*tables)
         return model
@@ -135,8 +134,9 @@ class _Story:
         self._say(f"held-out loss {steps} steps later   {more[-1]:.6f}")
         low, high = min(*first, *more), first[1]  # the very first loss would hide the rest
         self._say(f"small {curve(first, low, high)}│{curve(more, low, high)} grown")
-        with out.progress("writing what it has learned"):  # the module shares grown's weights
-            grown.save(self.folder / "trained-on.onnx")
+        self._code('meristem.trace(module, (tokens,)).save("trained-on.onnx")')
+        with out.progress("writing what it has learned"):
+            meristem.trace(larger.eval(), (_tokens(),)).save(self.folder / "trained-on.onnx")
 
     def _close(self) -> None:
         self._title("What is left")
@@ -165,6 +165,11 @@ class _Story:
     @staticmethod
     def _code(words: str, prompt: str = ">>>") -> None:
         out.show_text(f"{prompt} {words}", style="cyan")
+
+
+def _tokens() -> torch.Tensor:
+    """Bytes to trace with, (2, TIME)."""
+    return torch.randint(0, 256, (2, TIME), generator=torch.Generator().manual_seed(0))
 
 
 @contextmanager

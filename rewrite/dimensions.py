@@ -193,8 +193,7 @@ class _Namer:
             for a in atoms_of(t):
                 for pair in self.uses.get(a, []):
                     weights.setdefault(pair)
-            mixed = [w for w, _ in weights if w in self.mixing]
-            place = common_place(p for w in mixed or [w for w, _ in weights] for p in places(w))
+            place = self._place(t, list(weights))
             base = f"{kind}@{place}" if place else kind
             count[base] = count.get(base, 0) + 1
             name = base if count[base] == 1 else f"{base}#{count[base]}"
@@ -215,6 +214,17 @@ class _Namer:
                 )
             )
         return out
+
+    def _place(self, t: Term, weights: list[tuple[Weight, int]]) -> str:
+        """Where a dimension is: the common path of the weights that have all of it.
+
+        A part may be shared with other places (a table of rotations that several layers read), so
+        weights with the whole axis count first, and of these the ones that are multiplied.
+        """
+        pairs = [set(self.uses[a]) for a in atoms_of(t) if a in self.uses]
+        whole = [w for w in weights if all(w in p for p in pairs)] or weights
+        mixed = [w for w, _ in whole if w in self.mixing]
+        return common_place(p for w in mixed or [w for w, _ in whole] for p in places(w))
 
 
 _NONLINEAR = {

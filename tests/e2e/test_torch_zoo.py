@@ -55,13 +55,7 @@ def boundary_of(model: Any, request: dict[str, str]) -> list[str]:
     return ["crop", "grow"] if exposed else ["pin"]
 
 
-# What every change runs; the others run with `make test-full` (docs/status.md).
-FAST = frozenset(["bert", "llama", "torch_encoder_prenorm", "vit"])
-
-
-@pytest.mark.parametrize(
-    "name", [n if n in FAST else pytest.param(n, marks=pytest.mark.full) for n in sorted(ZOO)]
-)
+@pytest.mark.parametrize("name", sorted(ZOO))
 def test_every_kind_alone_and_all_together(name: str) -> None:
     model, args, kwargs = traced(name)
     inputs = leaves(args, kwargs)
