@@ -1,5 +1,6 @@
 """The code of the pages runs, and prints what the pages say."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,18 @@ from tests.house.tree import ROOT
 
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 PAGES = ("docs/how-it-works.md", "docs/add-an-operator.md")
+PASSES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs/passes").glob("*.md"))
+
+# Starting a process costs more than most pages, so those that change nothing share one.
+TOGETHER = """
+import contextlib, io, json
+said = {}
+for page, code in json.load(open("pages.json", encoding="utf-8")).items():
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, page, "exec"), {"__name__": "__main__"})
+    said[page] = out.getvalue()
+print(json.dumps(said))
+"""
 
 
 def blocks(page):
@@ -46,6 +59,15 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path):
     assert code
     assert said
     assert words(run(code, tmp_path)) == words(said)
+
+
+def test_the_pages_of_the_passes_run_and_print_what_they_say(tmp_path):
+    found = {page: blocks(page) for page in PASSES}
+    assert all(code and said for code, said in found.values())
+    codes = {page: code for page, (code, _) in found.items()}
+    (tmp_path / "pages.json").write_text(json.dumps(codes), encoding="utf-8")
+    printed = json.loads(run(TOGETHER, tmp_path))
+    assert {p: words(t) for p, t in printed.items()} == {p: words(t) for p, (_, t) in found.items()}
 
 
 def test_the_ten_lines_of_the_readme(tmp_path):

@@ -7,7 +7,6 @@ from tests.rules.growing import Wrong, grow_everything
 from tests.rules.mutants import MUTANTS
 from tests.rules.structure_cases import CASES
 
-
 # A wrong rule shows as a wrong result, or as an engine that stumbles; a refusal would be no catch.
 CAUGHT = (Wrong, AssertionError, LookupError, ValueError, RuntimeError)
 
