@@ -32,10 +32,10 @@ demo: $(READY)  ## grow a trained model and watch it compute the same
 	@$(BIN)/python -m meristem demo
 
 test: $(READY)  ## the tests of every change
-	@$(BIN)/pytest -n $(WORKERS) -m "not full" $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not full" $(ARGS)
 
 test-full: $(READY)  ## every test, the slow ones too
-	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 lint: $(READY)  ## format, lint and types
 	@$(BIN)/ruff format --check .

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry
 from torch.export.graph_signature import ExportGraphSignature, InputKind
+from torch.utils import _pytree as pytree
 
 from meristem.backends.torch_edits import GraphEditor
 from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
-from meristem.rewrite.edits import EditScript
+from meristem.rewrite.edits import BoundaryEdit, EditScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Weight
@@ -35,7 +36,33 @@ def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
         editor.statistics(norm)
     for edge in script.boundary:
         editor.boundary(edge, [s.arg.name for s in carrier.program.graph_signature.output_specs])
-    return rebuild(carrier, module, tensors)
+    grown = [e for e in script.interface if not e.output]
+    for edge in grown:
+        node = next(n for n in module.graph.nodes if n.op == "placeholder" and n.name == edge.name)
+        sizes = list(node.meta["val"].shape)
+        sizes[edge.axis] = edge.size
+        node.meta["val"] = node.meta["val"].new_empty(sizes)
+    return rebuild(carrier, module, tensors, example=_grown_example(carrier, grown))
+
+
+def _grown_example(carrier: TorchCarrier, edges: Sequence[BoundaryEdit]) -> Any:
+    """The example inputs with zeros at new coordinates."""
+    given = carrier.program.example_inputs
+    if not edges or given is None:
+        return given
+    leaves, spec = pytree.tree_flatten(given)
+    names = [
+        s.arg.name
+        for s in carrier.program.graph_signature.input_specs
+        if s.kind is InputKind.USER_INPUT
+    ]
+    for edge in edges:
+        i = names.index(edge.name)
+        shape = list(leaves[i].shape)
+        shape[edge.axis] = edge.size
+        old = torch.as_tensor(edge.old, device=leaves[i].device)
+        leaves[i] = leaves[i].new_zeros(shape).index_copy(edge.axis, old, leaves[i])
+    return pytree.tree_unflatten(leaves, spec)
 
 
 def grown_tensors(carrier: TorchCarrier, script: EditScript) -> dict[str, torch.Tensor]:
@@ -83,11 +110,12 @@ def rebuild(
     tensors: dict[str, torch.Tensor],
     signature: ExportGraphSignature | None = None,
     calls: list[ModuleCallEntry] | None = None,
+    example: Any = None,
 ) -> TorchCarrier:
     """Re-propagate shapes and construct the program, which torch's own verifier checks.
 
     ``signature`` and ``calls`` replace the source's where names or inputs changed; stored tensors are
-    then those that the signature names, in its order.
+    then those that the signature names, in its order. ``example`` replaces the example inputs.
     """
     program = carrier.program
     graph = module.graph
@@ -122,7 +150,7 @@ def rebuild(
         state_dict=state,
         range_constraints=copy.deepcopy(program.range_constraints),
         module_call_graph=copy.deepcopy(calls or program.module_call_graph),
-        example_inputs=program.example_inputs,
+        example_inputs=program.example_inputs if example is None else example,
         constants=constants,
         verifiers=[program.verifier],
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
@@ -29,8 +30,9 @@ def trace_module(
 ) -> TorchCarrier:
     """Export ``module`` non-strictly in eval mode and make it functional.
 
-    ``dynamic_shapes="auto"`` leaves every axis of the inputs whose size is at least 2 dynamic where
-    the model allows it; None traces static shapes. The module's mode is restored. One forward pass
+    ``dynamic_shapes="auto"`` leaves the first two axes of the inputs (of pictures the first) dynamic
+    where their sizes are at least 2 and the model allows it; None traces static shapes. The module's
+    mode is restored. One forward pass
     in train mode reads the dropout probabilities that eval mode does not carry.
 
     Raises CarrierError where torch.export refuses, with its reason.
@@ -141,9 +143,28 @@ def functional_carrier(program: ExportedProgram, train: TrainMode | None = None)
         p = (node.meta.get("custom") or {}).get(MARK)
         if node.op == "call_function" and p:
             dropouts[node.name] = float(p)
+    _forget_specialisations(functional)
     carrier = TorchCarrier(functional, dropouts, lost)
     normalise(carrier)
     return carrier
+
+
+def _forget_specialisations(program: ExportedProgram) -> None:
+    """Drop guards that an axis has the size which its placeholder states.
+
+    They say the same twice, stay in the environment that all later programs share, and would hold a
+    grown input to its old size.
+    """
+    values = (n.meta.get("val") for n in program.graph.find_nodes(op="placeholder"))
+    mode = next((v.fake_mode for v in values if isinstance(v, FakeTensor)), None)
+    if mode is not None and mode.shape_env is not None:
+        guards = mode.shape_env.guards
+        guards[:] = [g for g in guards if not _is_specialisation(g.expr)]
+
+
+def _is_specialisation(guard: Any) -> bool:
+    """A symbol equals a number."""
+    return getattr(guard, "rel_op", "") == "==" and guard.lhs.is_Symbol and guard.rhs.is_Integer
 
 
 def _probabilities(

@@ -10,6 +10,7 @@ from meristem.model import Model
 from meristem.preparation import Prepared, prepare
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.plan import Plan
+from meristem.rewrite.request import by_name
 from meristem.sides import OnnxSide, TorchSide
 
 Sizes = Mapping[str, int | str]
@@ -81,7 +82,7 @@ def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:
     sizes = sizes_or_plan
     if isinstance(sizes, Plan):
         options = {**sizes.options, **options}
-        sizes = sizes.sizes
+        sizes = {by_name(n): size for n, size in sizes.sizes.items()}
     prepared = prepare(model, sizes, **options)
     return Model(_apply(model, prepared), model.side, prepared.plan)
 

@@ -11,7 +11,12 @@ from meristem.model import Model
 from meristem.passes import LAYERS, WIDTH_PASSES
 from meristem.rewrite.axes import Term, atoms_of
 from meristem.rewrite.edits import EditScript
-from meristem.rewrite.errors import MeristemError, PinnedDimension, UnsupportedOperator
+from meristem.rewrite.errors import (
+    MeristemError,
+    NotPreserved,
+    PinnedDimension,
+    UnsupportedOperator,
+)
 from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.planner import Solution, solve
@@ -101,6 +106,7 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
         model, plan, script, {n: s for n, s in layers.items() if s != model[n].size}
     )
     if prepared.depth is not None:
+        _refuse_gates(plan, prepared.depth)
         plan.changes += [
             Change(n, "layers", model[n].place, model[n].size, s)
             for n, s in prepared.layers.items()
@@ -109,6 +115,20 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
         plan.added += prepared.depth.added
         plan.notes += [str(r) for r in prepared.depth.reports]
     return prepared
+
+
+def _refuse_gates(plan: Plan, depth: Any) -> None:
+    """Weights alone make a block the identity only where some of its own are next to the sum."""
+    gated = next((c for c in depth.clones if c.gate), None)
+    if gated is not None and plan.compensate == "weights":
+        raise NotPreserved(
+            f"{gated.stack.name} cannot grow by weights alone: a norm follows the sum of its blocks, or "
+            "they share the weights next to it, so that a new block takes a gate, which the class does "
+            'not have; use compensate="graph", or leave it out of the request',
+            dimension=gated.stack.name,
+            place=gated.block.place,
+            reason="a new block takes a gate",
+        )
 
 
 def _check_options(plan: Plan) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError, MeristemError, OutputError, RuntimeUnavailable
+from meristem.rewrite.request import by_name
 from meristem.verification_sides import Subject, subject
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
 from meristem.verify.numeric import (
@@ -97,7 +98,7 @@ class _Check:
         wrong = fits(plan.weights, self.old.shapes())
         if wrong:
             return f"the plan does not start from this model: {wrong}; verify step by step"
-        width = {n: s for n, s in plan.sizes.items() if not n.startswith("layers")}
+        width = {by_name(n): s for n, s in plan.sizes.items() if not n.startswith("layers")}
         if not width:
             return ""
         from meristem.preparation import prepare

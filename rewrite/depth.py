@@ -203,8 +203,8 @@ def _positions(stack: Stack, groups: int, at: At) -> list[int]:
         positions *= groups
     if len(positions) != groups or not all(0 <= p <= n for p in positions):
         raise SizeError(
-            f"at={list(at)} does not fit {stack.name}: {groups} positions from 0 to {n} (or one for "
-            "all) are needed" + (f", each for {q} blocks" if q > 1 else ""),
+            f"at={list(at)} does not fit {stack.name}: it takes {groups} from 0 to {n}, or one for "
+            "all" + (f", each for {q} blocks" if q > 1 else ""),
             dimension=stack.name,
             at=list(at),
             count=groups,

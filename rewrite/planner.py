@@ -176,7 +176,8 @@ def _refusal(
     advice = (
         'try compensate="graph", which may rewrite norms and constants'
         if compensate == "weights"
-        else "leave that dimension out of the request, or grow it by a whole multiple"
+        else "leave that dimension out of the request, or try a whole multiple with "
+        'compensate="weights", which may copy coordinates'
     )
     return NotPreserved(
         f"{what} cannot grow without changing the function: {first.op.where} {first.why}"

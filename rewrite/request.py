@@ -31,13 +31,13 @@ def resolve(
     Raises SelectorError (nothing matches, or equal selectors disagree) and PinnedDimension.
     """
     chosen: dict[str, tuple[int, str, Target]] = {}
-    by_name = {d.name: d for d in dimensions}
+    named = {d.name: d for d in dimensions}
     for selector, target in sizes.items():
         check_target(selector, target)
         hits = matches(dimensions, selector)
         if not hits:
             raise SelectorError(nothing_matches(selector, dimensions), selector=selector)
-        rank = specificity(selector, by_name)
+        rank = specificity(selector, named)
         for d in hits:
             known = chosen.get(d.name)
             if known is None or known[0] < rank:
@@ -49,16 +49,20 @@ def resolve(
                     selector=selector,
                     dimension=d.name,
                 )
-    wishes = [Wish(by_name[n], t, s) for n, (_, s, t) in chosen.items()]
+    wishes = [Wish(named[n], t, s) for n, (_, s, t) in chosen.items()]
     _refuse_pinned(wishes, boundary)
     return wishes
 
 
 def matches(dimensions: Sequence[Dimension], selector: str) -> list[Dimension]:
-    """Dimensions that a selector names: a kind, a kind at a place with wildcards, or a full name."""
-    exact = [d for d in dimensions if d.name == selector]
-    if exact and is_name(selector):
-        return exact
+    """Dimensions that a selector names: a kind, a kind at a place with wildcards, or a full name.
+
+    Where a full name is but a kind (several parts of the model share the axis), ``kind@`` is that one.
+    """
+    if is_name(selector):
+        exact = [d for d in dimensions if d.name == selector.removesuffix("@")]
+        if exact or selector.endswith("@"):
+            return exact
     kind, _, place = selector.partition("@")
     hits = [d for d in dimensions if d.kind == kind or kind in d.aliases]
     if not hits and kind == "head_dim":
@@ -71,9 +75,14 @@ def is_name(selector: str) -> bool:
     return "@" in selector or "#" in selector
 
 
+def by_name(name: str) -> str:
+    """The selector of the one dimension of that name."""
+    return name if is_name(name) else f"{name}@"
+
+
 def specificity(selector: str, names: Mapping[str, Dimension]) -> int:
     """Kind < kind with wildcards < kind at a place < full name."""
-    if selector in names and is_name(selector):
+    if is_name(selector) and selector.removesuffix("@") in names:
         return 3
     if "@" not in selector:
         return 0
@@ -114,12 +123,12 @@ def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
     if not pinned:
         return
     d = pinned[0].dimension
-    free = [w.dimension.name for w in wishes if not blocked(w.dimension)]
+    free = [by_name(w.dimension.name) for w in wishes if not blocked(w.dimension)]
     advice = ""
     if d.boundary:
         advice = '; boundary="crop" keeps the interface, boundary="grow" lets it grow'
     if free:
-        advice += f"; the rest can be asked for with {', '.join(repr(n) for n in free[:4])}"
+        advice += f"; of this request can grow: {', '.join(repr(n) for n in free[:4])}"
         advice += f" and {len(free) - 4} more" if len(free) > 4 else ""
     raise PinnedDimension(
         f"{d.name} ({d.size}) cannot grow: {d.pinned}{advice}",
@@ -134,7 +143,8 @@ def nothing_matches(selector: str, dimensions: Sequence[Dimension]) -> str:
     """Why a selector names nothing, with the nearest names."""
     names = [d.name for d in dimensions]
     kinds = sorted({d.kind for d in dimensions})
-    near = difflib.get_close_matches(selector, [*kinds, *names], n=4, cutoff=0.4)
+    both = list(dict.fromkeys([*kinds, *names]))  # a dimension without a place is named by its kind
+    near = difflib.get_close_matches(selector, both, n=4, cutoff=0.4)
     kind = selector.partition("@")[0]
     if kind in kinds:
         near = [n for n in names if n.startswith(kind + "@")][:4] or near

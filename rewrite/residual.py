@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from meristem.rewrite.axes import Term, factors_of, find
+from meristem.rewrite.dimensions import common_place
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Literal, Op, Value, Weight
 
@@ -271,11 +272,12 @@ class Streams:
 
         The operators between the two, those on the same native nodes, and what only they use and what
         is made of weights: a bias from a table, or keys and values from another stream. Everything else
-        that they read is context, shared by all blocks.
+        that they read is context, shared by all blocks; so is what another module makes (rotations of
+        a stack that has a single block).
         """
         inside = self.cone(start, end)
         self._close(inside)
-        self._absorb(inside, start)
+        self._absorb(inside, start, common_place(op.place for op in inside if op.place))
         self._close(inside)
         return sorted(inside, key=self.position.__getitem__)
 
@@ -292,7 +294,7 @@ class Streams:
                     inside.add(other)
                     j += step
 
-    def _absorb(self, inside: set[Op], start: Value) -> None:
+    def _absorb(self, inside: set[Op], start: Value, place: str) -> None:
         results = {v for _, v in self.graph.outputs}
         order = sorted(inside, key=self.position.__getitem__, reverse=True)
         pool: dict[Op, bool] = {}  # operator that only the region uses -> search ends here
@@ -300,7 +302,7 @@ class Streams:
         def consider(op: Op | None) -> None:
             if op is None or op is start.producer or op in inside or op in pool:
                 return
-            if any(v in results for v in op.outputs):
+            if any(v in results for v in op.outputs) or not within(op.place, place):
                 return
             users = [u for v in op.outputs for u, _ in v.uses]
             if all(u in inside or (u in pool and not pool[u]) for u in users):
@@ -329,6 +331,11 @@ class Streams:
         while v.producer is not None and v.producer.kind in (*SAME, "permute"):
             v = v.producer.inputs[0]
         return isinstance(v, Weight)
+
+
+def within(inner: str, outer: str) -> bool:
+    """Is a module path inside of another? Without paths nothing is known to be outside."""
+    return not inner or not outer or inner == outer or inner.startswith(outer + ".")
 
 
 def _narrower(user: Op, op: Op) -> bool:

@@ -42,7 +42,13 @@ def edit_script(solution: Solution, *, seed: int = 0) -> EditScript:
         term = solution.eq.of(op.inputs[0])[axis]
         source, _ = solution.growth.coordinates(term)
         if len(op.attrs["axes"]) > 1:
-            raise NotPreserved(f"{op.where} normalises several axes at once", op=op.origin)
+            raise NotPreserved(
+                f"{op.where} would take statistics over old coordinates, but it normalises several axes "
+                "at once; leave the dimensions that it reads out of the request, or try a whole multiple "
+                'with compensate="weights", which may copy coordinates',
+                op=op.origin,
+                place=op.place,
+            )
         script.statistics.append(StatisticsEdit(op, axis, np.flatnonzero(source >= 0), len(source)))
     script.boundary = _boundary(graph, solution) if flow.boundary == "crop" else []
     script.interface = _boundary(graph, solution) if flow.boundary == "grow" else []

@@ -110,3 +110,20 @@ def test_a_chain_of_growths_is_checked_where_it_can_be():
     report = meristem.verify(model, twice, runtime="torch")
     assert report.ok, str(report)
     assert "verify step by step" in report.levels["algebra"].reason
+
+
+@pytest.mark.parametrize("shapes", [None, "auto"])
+def test_an_input_that_grows(shapes, tmp_path):
+    """The interface grows, through a file and a second time; old inputs are read at their places."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 6)
+    ).eval()
+    model = meristem.trace(module, (torch.randn(4, 6),), None, shapes)
+    grown = meristem.grow(model, {"width@0": 9, "mlp": 12}, boundary="grow")
+    assert grown.module()(torch.randn(4, 9)).shape == (4, 6)
+    assert meristem.verify(model, grown).ok
+    grown.save(tmp_path / "grown.pt2")
+    step = meristem.load(tmp_path / "grown.pt2")
+    again = meristem.grow(step, {"width@0": 11, "width@2": 9}, boundary="grow")
+    assert meristem.verify(step, again).ok
