@@ -7,6 +7,8 @@ carrier resolves the names there and repeats the proof.
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -76,11 +78,10 @@ class Plan:
             for c in self.changes
         ]
         lines.append(
-            f"{len(self.weights)} weights grow or change, {len(self.clones)} are new with new blocks, "
-            f"{len(self.constants)} constants change"
+            f"{len(self.weights)} weights grow or change, {len(self.clones)} are new with new blocks"
         )
         for title, rows in (
-            ("proof", self.proof),
+            ("proof", _by_place(self.proof)),
             ("constants", self.constants),
             ("operators added at run time", self.added),
             ("locked twins", self.locked),
@@ -146,3 +147,9 @@ def _term(data: Sequence[Any]) -> Any:
     if data[0] == "atom":
         return ("atom", int(data[1]), int(data[2]))
     return (data[0], *(_term(d) for d in data[1:]))
+
+
+def _by_place(rows: Sequence[str]) -> list[str]:
+    """Rows that differ in the numbers of repeated modules alone, once."""
+    count = Counter(re.sub(r"(?<=\.)\d+(?=[. ])", "*", r) for r in rows)
+    return [r if n == 1 else f"{r} ({n} places)" for r, n in count.items()]

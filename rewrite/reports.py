@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from meristem.rewrite.edits import EditScript
+import numpy as np
+
+from meristem.rewrite.edits import EditScript, LiteralEdit
+from meristem.rewrite.graph import Graph, Literal, Op
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.planner import Solution
 
@@ -13,9 +17,7 @@ def describe(plan: Plan, solution: Solution, script: EditScript) -> None:
     """Fill a plan's proof, constants, locked twins and saddles."""
     met = Counter(f"{o.op.where} {o.why}: met" for o in solution.flow.obligations)
     plan.proof = [text if n == 1 else f"{text} ({n} blocks)" for text, n in met.items()]
-    for e in script.literals:
-        plan.constants.append(f"a constant of {e.slot.native} changes")
-    plan.constants = [_short(t) for t in plan.constants]
+    plan.constants = _constants(script, solution.eq.graph)
     plan.saddles = sorted({f"{op.where}" for op, _ in solution.saddles})
     plan.locked = sorted(
         {
@@ -29,5 +31,30 @@ def describe(plan: Plan, solution: Solution, script: EditScript) -> None:
         plan.refusals.append(f"{used}: {failures[0].op.where} {failures[0].why}")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 160 else text[:157] + "..."
+def _constants(script: EditScript, graph: Graph) -> list[str]:
+    """What becomes of the program's constants, equal changes in one line."""
+    literals = {id(v.slot): v for v in graph.literals if v.slot is not None}
+    places: dict[str, dict[str, None]] = {}
+    for e in script.literals:
+        literal = literals[id(e.slot)]
+        op = next(iter(literal.uses))[0]
+        places.setdefault(_change(literal, op, e), {}).setdefault(op.where)
+    return [f"{what} in {listed(list(where))}" for what, where in places.items()]
+
+
+def _change(literal: Literal, op: Op, edit: LiteralEdit) -> str:
+    if literal.data.size > 1:
+        return f"indices of {literal.data.size} entries follow what they read"
+    old, new = float(literal.data.flat[0]), float(np.asarray(edit.data).flat[0])
+    if literal.implicit and old == new:
+        return f"the default scale {old:.6g} is written out"
+    if literal.implicit:
+        return f"the scale {old:.6g}, taken for the default, becomes {new:.6g}"
+    word = "epsilon" if op.kind == "norm" and op.inputs[1] is literal else "the constant"
+    return f"{word} {old:.6g} becomes {new:.6g}"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Some of many names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import meristem
+from meristem.demo_model import Decoder, Sizes
 from meristem.passes.layers import LAYERS
 from meristem.rewrite.axes import Term
-from meristem.rewrite.errors import SizeError
+from meristem.rewrite.errors import NotPreserved, SizeError
 from tests.e2e.measure import algebra_error, leaves
 from tests.passes.cases import LIMIT, dimension, traced, wish
 from tests.zoo import ZOO, build
@@ -209,6 +210,19 @@ def test_layers_that_share_their_weights_grow_by_a_gate_alone():
     extra = set(grown.state_dict()) - set(model.state_dict())
     assert len(extra) == 1
     assert next(iter(extra)).endswith("gate")
+    with pytest.raises(NotPreserved, match=r'a new block takes a gate.*compensate="graph"'):
+        meristem.grow(model, {"layers": 4}, compensate="weights")
+
+
+def test_a_single_block_shares_what_other_modules_make():
+    """The rotations of a stack stand beside it, whether or not a second block reads them."""
+    torch.manual_seed(0)
+    small = Decoder(Sizes(layers=1)).eval()
+    tokens = torch.randint(0, 256, (2, 9))
+    grown = meristem.grow(meristem.trace(small, (tokens,)), {"layers": 2})
+    large = Decoder(Sizes(layers=2)).eval()
+    large.load_state_dict(grown.state_dict(), strict=True)
+    torch.testing.assert_close(large(tokens), small(tokens))
 
 
 def test_the_source_is_untouched():
