@@ -10,17 +10,20 @@ from typing import Any
 from meristem.model import Model
 from meristem.passes import LAYERS, WIDTH_PASSES
 from meristem.rewrite.axes import Term, atoms_of
+from meristem.rewrite.blocks import Growth
+from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import (
     MeristemError,
     NotPreserved,
     PinnedDimension,
+    SizeError,
     UnsupportedOperator,
 )
 from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.planner import Solution, solve
-from meristem.rewrite.reports import describe
+from meristem.rewrite.reports import describe, listed
 from meristem.rewrite.request import Wish, resolve
 from meristem.rewrite.script import edit_script
 
@@ -101,7 +104,7 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
             model.equations, atoms, compensate=plan.compensate, boundary=plan.boundary, names=names
         )
         script = edit_script(solution, seed=plan.seed)
-        _report(plan, solution, script, width, reached)
+        _report(plan, solution, script, width, reached, model.dimensions)
     prepared = Prepared(
         model, plan, script, {n: s for n, s in layers.items() if s != model[n].size}
     )
@@ -153,13 +156,34 @@ def _unsupported(model: Model, error: PinnedDimension) -> MeristemError:
 
 
 def _atoms(wishes: Sequence[Wish], boundary: str) -> tuple[dict[Term, int], dict[str, int]]:
+    """New sizes of atoms for all passes together, and of the dimensions that were asked for."""
     atoms: dict[Term, int] = {}
     reached: dict[str, int] = {}
     for p in dict.fromkeys(WIDTH_PASSES.values()):
         own = [w for w in wishes if w.dimension.kind in p.kinds]
         got, sizes = p.solve(own, lifted=boundary != "pin")
-        atoms |= got
+        for t, n in got.items():
+            atoms[t] = max(n, atoms.get(t, n))
         reached |= sizes
+    growth = Growth(atoms)
+    for w in wishes:
+        d = w.dimension
+        size = growth.size(d.term)
+        if size != reached[d.name]:
+            mine = set(atoms_of(d.term)) & set(atoms)
+            others = [
+                v.dimension.name
+                for v in wishes
+                if v is not w and mine & set(atoms_of(v.dimension.term))
+            ]
+            raise SizeError(
+                f"{d.name} would become {size} instead of {reached[d.name]}: it shares an axis with "
+                f"{listed(others)}; ask for sizes that agree, or grow them one after another",
+                dimension=d.name,
+                size=d.size,
+                target=reached[d.name],
+                others=others,
+            )
     return atoms, reached
 
 
@@ -179,14 +203,16 @@ def _report(
     script: EditScript,
     wishes: Sequence[Wish],
     reached: dict[str, int],
+    dimensions: Sequence[Dimension],
 ) -> None:
-    for w in wishes:
-        d = w.dimension
-        if reached[d.name] != d.size:
+    """What changes (asked for first, then what shares its axes), the recipes and the proof."""
+    asked = [w.dimension for w in wishes]
+    others = [d for d in dimensions if d.kind != "layers" and d.name not in reached]
+    for d in (*asked, *others):
+        size = solution.growth.size(d.term)
+        if size != d.size:
             used = {solution.strategies[t] for t in atoms_of(d.term) if t in solution.strategies}
-            plan.changes.append(
-                Change(d.name, d.kind, d.place, d.size, reached[d.name], tuple(sorted(used)))
-            )
+            plan.changes.append(Change(d.name, d.kind, d.place, d.size, size, tuple(sorted(used))))
     plan.weights = {e.weight.name: e.expansion for e in script.weights}
     plan.added = script.added_operators
     describe(plan, solution, script)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-import torch
 
 from meristem.backends.onnx_file import apply_script, save
 from meristem.frontends.onnx_load import load_onnx
@@ -18,15 +16,15 @@ from meristem.rewrite.equations import Equations
 from meristem.rewrite.planner import solve
 from meristem.rewrite.script import edit_script
 from tests.carriers.onnx_models import assert_same, run_ort, run_view
-from tests.zoo import KNOWN, ZOO, build, dynamic_shapes, inputs
+from tests.zoo import ZOO, inputs
+from tests.zoo.exports import export, needs_positions
 
 QUICK = [("nanogpt", True, 20), ("llama", False, 23)]
+# The other variants are checked where they are exported anyway, in tests/e2e/test_onnx_zoo.py.
 EVERY = [
-    pytest.param(name, dynamic, opset, marks=pytest.mark.full)
+    pytest.param(name, True, 20, marks=pytest.mark.full)
     for name in ZOO
-    for dynamic in (False, True)
-    for opset in (20, 23)
-    if (name, dynamic, opset) not in QUICK
+    if (name, True, 20) not in QUICK
 ]
 # Growths of learned positions that are read at positions counted from the data: nothing proves these
 # to be non-negative, and a negative one would count from the new end.
@@ -38,29 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exports")
 
 
-def export(name: str, dynamic: bool, opset: int, folder: Path, *, optimize: bool = True) -> Path:
-    """The zoo's model as torch exports it."""
-    positions = dynamic and (name, f"onnx dynamic {opset}") in KNOWN
-    path = folder / f"{name}_{dynamic}_{opset}_{optimize}.onnx"
-    if path.exists():
-        return path
-    module, args, kwargs = build(name, onnx=True, positions=positions)
-    shapes = dynamic_shapes(name, positions=positions) if dynamic else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module, args, kwargs=kwargs, dynamo=True, optimize=optimize, opset_version=opset,
-            dynamic_shapes=shapes, verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    program.save(str(path))
-    return path
-
-
 def feeds(name: str, path: Path, batch: int, seq: int, dynamic: bool, opset: int) -> dict[str, Any]:
     """Valid inputs under the names that the file has."""
-    positions = dynamic and (name, f"onnx dynamic {opset}") in KNOWN
-    args, kwargs = inputs(name, batch, seq, positions=positions)
+    args, kwargs = inputs(name, batch, seq, positions=needs_positions(name, dynamic, opset))
     names = [v.name for v in onnx.load(path, load_external_data=False).graph.input]
     given = dict(zip(names, args, strict=False)) | kwargs
     return {n: given[n].numpy() for n in names}

@@ -17,10 +17,12 @@ import torch
 
 import meristem
 from meristem.carriers.torch_double import double_module
+from tests.carriers.test_onnx_zoo import check_model
 from tests.e2e.measure import deployment_ratio, leaves
 from tests.e2e.test_torch_zoo import boundary_of, free, kinds_of
-from tests.zoo import BATCH, KNOWN, SEQUENCE, ZOO, build, dynamic_shapes
+from tests.zoo import BATCH, SEQUENCE, ZOO, build, dynamic_shapes
 from tests.zoo import inputs as example
+from tests.zoo.exports import export, needs_positions
 
 # Kinds whose dimensions the exporter may fold away or bake in, with the cause.
 FOLDED = {
@@ -59,9 +61,7 @@ class Case:
 
     @property
     def positions(self) -> bool:
-        """Rotary tables that depend on the sequence length alone make the exporter's opset 23 fusion
-        write a file that ONNX Runtime refuses (tests/zoo/known.py); explicit position ids avoid it."""
-        return self.dynamic and (self.name, f"onnx dynamic {self.opset}") in KNOWN
+        return needs_positions(self.name, self.dynamic, self.opset)
 
     def build(self) -> tuple[torch.nn.Module, tuple[Any, ...], dict[str, Any]]:
         return build(self.name, onnx=True, fresh=self.fresh, positions=self.positions)
@@ -75,16 +75,7 @@ class Case:
         return meristem.trace(module, args, kwargs, self.shapes)
 
     def export(self, folder: Path) -> Path:
-        module, args, kwargs = self.build()
-        path = folder / f"{self.name}.onnx"
-        with torch.no_grad():
-            program = torch.onnx.export(
-                module, args, kwargs=kwargs, dynamo=True, opset_version=self.opset,
-                dynamic_shapes=self.shapes, optimize=True, verbose=False,
-            )  # fmt: skip
-        assert program is not None
-        program.save(str(path))
-        return path
+        return export(self.name, self.dynamic, self.opset, folder, fresh=self.fresh)
 
     def inputs(self) -> list[list[torch.Tensor]]:
         """Eight, of two sizes where they may vary."""
@@ -186,8 +177,11 @@ def test_dynamic_file(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dynamic", "opset"), [(True, 23), (False, 20), (False, 23)])
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_every_variant(name: str, dynamic: bool, opset: int, tmp_path: Path) -> None:
+    """And the view against ONNX Runtime, with every free axis of the file grown."""
     case = Case(name, dynamic, opset)
-    check(case, case.export(tmp_path), tmp_path)
+    path = case.export(tmp_path)
+    check(case, path, tmp_path)
+    check_model(name, dynamic, opset, path, tmp_path)
 
 
 @pytest.mark.full
