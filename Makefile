@@ -34,8 +34,9 @@ demo: $(READY)  ## grow a trained model and watch it compute the same
 test: $(READY)  ## the tests of every change
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not full" $(ARGS)
 
-test-full: $(READY)  ## every test, the slow ones too
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(ARGS)
+test-full: $(READY)  ## every test, the slow ones too; its result goes to docs/test-full.md
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal --junitxml=build/test-full.xml $(ARGS); code=$$?; \
+	$(BIN)/python tests/results.py build/test-full.xml > docs/test-full.md; exit $$code
 
 lint: $(READY)  ## format, lint and types
 	@$(BIN)/ruff format --check .

@@ -168,19 +168,23 @@ def deployed(model: Any, path: Path, big: Path, inputs: list[list[torch.Tensor]]
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_dynamic_file(name: str, tmp_path: Path) -> None:
+def test_dynamic_file(name: str, tmp_path: Path, record_property: Any) -> None:
     case = Case(name, dynamic=True, opset=20)
-    check(case, case.export(tmp_path), tmp_path)
+    ratio = check(case, case.export(tmp_path), tmp_path)
+    record_property(f"{name}: dynamic 20", f"{ratio:.2f}")
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(("dynamic", "opset"), [(True, 23), (False, 20), (False, 23)])
 @pytest.mark.parametrize("name", sorted(ZOO))
-def test_every_variant(name: str, dynamic: bool, opset: int, tmp_path: Path) -> None:
+def test_every_variant(
+    name: str, dynamic: bool, opset: int, tmp_path: Path, record_property: Any
+) -> None:
     """And the view against ONNX Runtime, with every free axis of the file grown."""
     case = Case(name, dynamic, opset)
     path = case.export(tmp_path)
-    check(case, path, tmp_path)
+    ratio = check(case, path, tmp_path)
+    record_property(f"{name}: {'dynamic' if dynamic else 'static'} {opset}", f"{ratio:.2f}")
     check_model(name, dynamic, opset, path, tmp_path)
 
 
