@@ -28,7 +28,11 @@ from meristem.rewrite.errors import CarrierError
 
 aten = torch.ops.aten
 _DROPPED = (aten._assert_tensor_metadata.default,)
-_MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
+_MUTATIONS = (
+    OutputKind.BUFFER_MUTATION,
+    OutputKind.PARAMETER_MUTATION,
+    OutputKind.USER_INPUT_MUTATION,
+)
 
 
 class ModuleGraph:
@@ -206,7 +210,10 @@ class ModuleGraph:
                 source = targets[str(spec.target)]
                 if source not in self.new:
                     self.new[source] = self.graph.create_node("get_attr", self.stored[source])
-                self.graph.call_function(aten.copy_.default, (self.new[source], self._value(value)))
+                target = self.new[source]
+                if spec.kind is OutputKind.PARAMETER_MUTATION:  # no gradient flows through state
+                    target = self.graph.call_function(aten.detach.default, (target,))
+                self.graph.call_function(aten.copy_.default, (target, self._value(value)))
             else:
                 values.append(self._value(value))
         self.graph.output(tuple(values))

@@ -218,7 +218,7 @@ class Editor:
             list(inputs),
             attributes=dict(attributes or {}),
             outputs=[out],
-            name=self.fresh_name(f"node_{base}"),
+            name=self.fresh_name(_beside(before, base)),
             metadata_props=dict(before.metadata_props),
         )
         owner = before.graph
@@ -249,6 +249,12 @@ class Editor:
             spare = not value.uses() and not value.is_graph_output()
             if spare and name not in idle_constants and not value.is_graph_input():
                 del self.graph.initializers[name]
+
+
+def _beside(node: ir.Node, base: str) -> str:
+    """The name of a new node; where names are paths it is of the same module."""
+    path, slash, _ = (node.name or "").rpartition("/")
+    return f"{path}/{base.rpartition('/')[2]}" if slash else f"node_{base}"
 
 
 def named(tensor: Any, name: str) -> ir.LazyTensor:

@@ -87,25 +87,16 @@ class _Depth:
     # -- regions ------------------------------------------------------------------------------------
 
     def _node(self, value: Value) -> fx.Node:
-        """The node that computes a value of the view."""
-        if value.producer is None:
-            return self.nodes[value.name]
-        node = self.nodes[value.producer.native.name]
-        if isinstance(node.meta.get("val"), torch.Tensor):
-            return node
-        for user in node.users:
-            val = user.meta.get("val")
-            if (
-                isinstance(val, torch.Tensor)
-                and user.args[1] == 0
-                and val.dim() == len(value.shape)
-            ):
-                return user
-        raise CarrierError(
-            f"{value.producer.where} gives several tensors, so no block can start or end there",
-            op=value.producer.origin,
-            place=value.producer.place,
-        )
+        """The node that gives a value of the view; they have one name."""
+        node = self.nodes.get(value.name)
+        if node is None:
+            where = value.producer.where if value.producer is not None else value.name
+            raise CarrierError(
+                f"a block would start or end inside of {where}, which is one operator of the program; "
+                "leave this stack out of the request",
+                place=value.producer.place if value.producer is not None else "",
+            )
+        return node
 
     def _region(self, block: Block) -> _Region:
         """What is computed from the entry on the way to the exit, and what only the block uses.

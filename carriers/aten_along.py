@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
+
+import numpy as np
 
 from meristem.carriers.aten import Call, aten
 from meristem.rewrite.graph import Value
@@ -23,6 +26,63 @@ def total(c: Call) -> Value:
         x = c.b.apply("cast", x, options={"to": c.dtype()}, dtype=c.dtype())
     keep = bool(c.args.get("keepdim") or False)
     return c.b.apply("sum", x, axes=_axes(c), keep=keep, mean="mean" in str(c.node.target))
+
+
+@aten("var.correction", "var.dim", "var.default")
+def variance(c: Call) -> Value:
+    return _variance(c)[0]
+
+
+@aten("std.correction", "std.dim", "std.default")
+def deviation(c: Call) -> Value:
+    return c.b.apply("sqrt", _variance(c)[0])
+
+
+@aten("var_mean.correction", "var_mean.dim", "var_mean.default")
+def variance_and_mean(c: Call) -> list[Value]:
+    return list(_variance(c))
+
+
+@aten("std_mean.correction", "std_mean.dim", "std_mean.default")
+def deviation_and_mean(c: Call) -> list[Value]:
+    var, mean = _variance(c)
+    return [c.b.apply("sqrt", var), mean]
+
+
+def _variance(c: Call) -> tuple[Value, Value]:
+    """Mean of squared differences times n / (n - correction), and the mean."""
+    x, axes, keep = c.value("self"), _axes(c), bool(c.args.get("keepdim") or False)
+    correction = c.args.get("correction", 1) if "correction" in c.position else None
+    if correction is None:
+        correction = int(c.args.get("unbiased") is not False)
+    middle = c.b.apply("sum", x, axes=axes, keep=True, mean=True)
+    square = c.b.apply("pow", c.b.apply("sub", x, middle), c.b.literal(2.0, x.dtype))
+    n = prod(x.shape[a] for a in axes)
+    # With a correction the factor is the operator's own and depends on n, so that n has to stay.
+    why = {"why": "divides by their number less a correction"} if correction else {}
+    var = c.b.apply("sum", square, axes=axes, keep=keep, mean=True, **why)
+    if correction:
+        factor = c.b.literal(n / max(n - correction, 0) if n > correction else np.inf, x.dtype)
+        var = c.b.apply("mul", var, factor)
+    mean = middle if keep else c.b.apply("sum", x, axes=axes, keep=False, mean=True)
+    return var, mean
+
+
+@aten("cosine_similarity.default")
+def cosine_similarity(c: Call) -> Value:
+    """The sum of products of two vectors, each divided by the larger of its length and eps."""
+    rank = max(len(c.value(n).shape) for n in ("x1", "x2"))
+    back = c.num("dim") % rank - rank
+    units = []
+    for name in ("x1", "x2"):
+        x = c.value(name)
+        axes = (len(x.shape) + back,)
+        square = c.b.apply("pow", x, c.b.literal(2.0, x.dtype))
+        size = c.b.apply("sqrt", c.b.apply("sum", square, axes=axes, keep=True, mean=False))
+        eps = c.b.literal(float(c.num("eps")), x.dtype)
+        units.append(c.b.apply("div", x, c.b.apply("maximum", size, eps)))
+    both = c.b.apply("mul", *units)
+    return c.b.apply("sum", both, axes=(len(both.shape) + back,), keep=False, mean=False)
 
 
 @aten("linalg_vector_norm.default")

@@ -88,14 +88,27 @@ def cast(c: Call) -> Value:
     return c.b.apply("cast", c.value("self"), options={"to": c.dtype()}, dtype=c.dtype())
 
 
-@aten("copy.default")
-def copy(c: Call) -> Value:
+@aten("copy.default", "fill.Tensor", "fill.Scalar")
+def written(c: Call) -> Value:
     """What writing over all of a tensor becomes: the written, of the target's axes and dtype."""
     target, dtype = c.value("self"), c.dtype()
+    if "Scalar" in str(c.node.target):
+        value = float(c.num("value"))
+        return c.b.apply("full", target, shape=c.shape(), value=value, dtype=dtype)
     zero = c.b.apply("full", target, shape=c.shape(), value=0.0, dtype=dtype)
-    return c.b.apply(
-        "add", zero, c.b.apply("cast", c.value("src"), options={"to": dtype}, dtype=dtype)
-    )
+    source = c.value("src" if "src" in c.position else "value")
+    return c.b.apply("add", zero, c.b.apply("cast", source, options={"to": dtype}, dtype=dtype))
+
+
+@aten("prelu.default", "_prelu_kernel.default")
+def prelu(c: Call) -> Value:
+    """max(x, 0) - slope * max(-x, 0); several slopes are those of axis 1."""
+    x, slope = c.value("self"), c.value("weight")
+    if slope.shape not in ((), (1,)) and "_prelu" not in str(c.node.target):
+        shape = [n if a == 1 else 1 for a, n in enumerate(x.shape)]
+        slope = c.b.reshape(slope, shape)
+    down = c.b.apply("relu", c.b.apply("neg", x))
+    return c.b.apply("sub", c.b.apply("relu", x), c.b.apply("mul", slope, down))
 
 
 _BINARY = {

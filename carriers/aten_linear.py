@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from meristem.carriers.aten import Call, aten
+from meristem.carriers.einsum import einsum as spelled_out
 from meristem.rewrite.graph import Value
 
 
@@ -38,15 +39,7 @@ def addmm(c: Call) -> Value:
 
 @aten("einsum.default")
 def einsum(c: Call) -> Value | None:
-    equation = str(c.args["equation"]).replace(" ", "")
-    tensors = c.list("tensors")
-    if "." in equation or "->" not in equation or len(tensors) != 2:
-        return None
-    left, out = equation.split("->")
-    la, lb = left.split(",")
-    if len(set(la)) != len(la) or len(set(lb)) != len(lb):
-        return None
-    return c.b.contract(*tensors, list(map(ord, la)), list(map(ord, lb)), list(map(ord, out)))
+    return spelled_out(c.b, str(c.args["equation"]), c.list("tensors"))
 
 
 @aten("scaled_dot_product_attention.default")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from meristem.carriers.einsum import einsum as spelled_out
 from meristem.carriers.onnx_ops import Call, Declined, onnx
 from meristem.rewrite.graph import Value
 
@@ -46,68 +47,12 @@ def gemm(c: Call) -> Value:
 
 @onnx("Einsum")
 def einsum(c: Call) -> Value:
-    """Pairwise contractions over integer labels; an ellipsis stands for leading labels."""
-    values = [c.x(i) for i in range(len(c))]
     text = c.attr("equation")
-    text = (text.decode() if isinstance(text, bytes) else text).replace(" ", "")
-    left, arrow, right = text.partition("->")
-    terms = [_labels(t, len(v.shape)) for t, v in zip(left.split(","), values, strict=True)]
-    rank = max(
-        (
-            len(v.shape) - len(t.replace("...", ""))
-            for t, v in zip(left.split(","), values, strict=True)
-        ),
-        default=0,
-    )
-    out = _labels(right, len(right.replace("...", "")) + (rank if "..." in right else 0))
-    if not arrow:
-        every = [k for t in terms for k in t]
-        out = [k for k in sorted(set(every)) if k < 0 or every.count(k) == 1]
-    labelled = [_diagonal(c, v, t) for v, t in zip(values, terms, strict=True)]
-    value, labels = labelled[0]
-    for i, (other, more) in enumerate(labelled[1:], 1):
-        later = {k for _, t in labelled[i + 1 :] for k in t} | set(out)
-        kept = [k for k in dict.fromkeys((*labels, *more)) if k in later]
-        value, labels = _product(c, (value, labels), (other, more), kept), kept
-    gone = [i for i, k in enumerate(labels) if k not in out]
-    if gone:
-        value = c.b.apply("sum", value, axes=tuple(gone), keep=False, mean=False)
-        labels = [k for k in labels if k in out]
-    return c.b.permute(value, [labels.index(k) for k in out])
-
-
-def _labels(term: str, rank: int) -> list[int]:
-    """Letters by code point; the axes of an ellipsis are negative and end at -1."""
-    head, dots, tail = term.partition("...")
-    count = rank - len(head) - len(tail) if dots else 0
-    return [*map(ord, head), *range(-count, 0), *map(ord, tail)]
-
-
-def _diagonal(c: Call, v: Value, labels: list[int]) -> tuple[Value, list[int]]:
-    if len(set(labels)) != len(labels):
+    text = text.decode() if isinstance(text, bytes) else text
+    y = spelled_out(c.b, text, [c.x(i) for i in range(len(c))])
+    if y is None:
         raise Declined("reads a diagonal")
-    return v, labels
-
-
-def _product(
-    c: Call, a: tuple[Value, list[int]], b: tuple[Value, list[int]], out: Sequence[int]
-) -> Value:
-    """Axes of one that broadcast against a longer one get a label of their own."""
-    names = [list(a[1]), list(b[1])]
-    sizes = [dict(zip(t, v.shape, strict=True)) for v, t in (a, b)]
-    for side in (0, 1):
-        for i, k in enumerate(names[side]):
-            other = sizes[1 - side].get(k)
-            if other is not None and other != sizes[side][k] == 1:
-                names[side][i] = 10_000 + side * 1_000 + i
-    shift = {k: i for i, k in enumerate(dict.fromkeys((*names[0], *names[1], *out)))}
-    return c.b.contract(
-        a[0],
-        b[0],
-        [shift[k] for k in names[0]],
-        [shift[k] for k in names[1]],
-        [shift[k] for k in out],
-    )
+    return y
 
 
 @onnx("Conv")

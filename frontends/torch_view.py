@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.export.graph_signature import OutputKind
 
 import meristem.carriers.aten_table
 import meristem.rewrite.semantics  # noqa: F401  (fills the registry)
@@ -105,7 +106,9 @@ class _View:
     def _call(self, node: fx.Node) -> None:
         if node.target is operator.getitem:
             source = self.values.get(node.args[0])  # type: ignore[arg-type]
-            self.values[node] = source[node.args[1]] if source is not None else None  # type: ignore[index]
+            got = source[node.args[1]] if source is not None else None  # type: ignore[index]
+            self._name(got, node.args[0], node)
+            self.values[node] = got
             return
         val = node.meta.get("val")
         if val is None or isinstance(
@@ -133,6 +136,14 @@ class _View:
             self._drop(mark)
             got = self._opaque(node)
         self.values[node] = self._checked(got, val)
+        self._name(got, node, node)
+
+    @staticmethod
+    def _name(value: Any, native: Any, node: fx.Node) -> None:
+        """A value that a node gives is called like the node; those on the way keep their numbers."""
+        own = isinstance(value, Value) and value.producer is not None
+        if own and value.producer.native is native and value.name.isdigit():
+            value.name = node.name
 
     def _drop(self, mark: int) -> None:
         """Forget the operators of a lowering that declined."""
@@ -184,6 +195,8 @@ class _View:
 
     def _outputs(self, node: fx.Node) -> None:
         specs = self.carrier.program.graph_signature.output_specs
-        for n, _ in zip(node.args[0], specs, strict=True):  # type: ignore[arg-type]
+        for n, spec in zip(node.args[0], specs, strict=True):  # type: ignore[arg-type]
             if isinstance(n, fx.Node) and isinstance(self.values.get(n), Value):
                 self.b.graph.outputs.append((n.name, self.values[n]))
+                if spec.kind is not OutputKind.USER_OUTPUT:
+                    self.b.graph.written[n.name] = str(spec.target)

@@ -54,7 +54,9 @@ class Prepared:
         from meristem.rewrite.depth import plan_depth
 
         wide = Model(self.widened, self.model.side)
-        targets = {wide.stacks[name]: n for name, n in self.layers.items()}
+        # Widening adds operators without paths to files that have no others, so names are not asked.
+        twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
+        targets = {twins[name]: n for name, n in self.layers.items()}
         return plan_depth(wide.graph, wide.equations, targets, at=self.plan.at)
 
     @property

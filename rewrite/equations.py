@@ -32,8 +32,12 @@ class Equations:
             for t in self.of(given):
                 pin(t, Pin(f"it is an axis of the input {given.name}", boundary=True))
         for name, v in self.graph.outputs:
+            state = self.graph.written.get(name)
             for t in self.of(v):
-                pin(t, Pin(f"it is an axis of the output {name}", boundary=True))
+                if state is None:
+                    pin(t, Pin(f"it is an axis of the output {name}", boundary=True))
+                else:
+                    pin(t, Pin(f"the model writes {state}, whose later values nothing is known of"))
         spread_pins(t for ts in self._terms.values() for t in ts)
         return self
 

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sum(Base):
-    """Sum or mean (``mean`` attribute) over ``axes``; ``keep`` leaves axes of one."""
+    """Sum or mean (``mean`` attribute) over ``axes``; ``keep`` leaves axes of one.
+
+    ``why``, where given, says why the number of coordinates has to stay.
+    """
 
     def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
         return [reduced(inputs[0].shape, attrs["axes"], attrs["keep"])]
@@ -33,6 +36,9 @@ class Sum(Base):
 
     def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
+        if "why" in op.attrs:
+            for a in op.attrs["axes"]:
+                eq.pin(x[a], op.attrs["why"])
         eq.set(op.output, kept(x, op.attrs["axes"], op.attrs["keep"]))
 
     def transfer(self, op: Op, flow: Flow) -> None:

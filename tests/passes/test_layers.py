@@ -234,3 +234,28 @@ def test_the_source_is_untouched():
     assert all(torch.equal(t, before[n]) for n, t in model.carrier.tensors.items())
     assert len(stacks(model)) == 1
     assert inputs
+
+
+class Halves(nn.Module):
+    """A reversible block: each half of the stream is moved by the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.g = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = x.chunk(2, -1)
+        a = a + torch.tanh(self.f(b))
+        return torch.cat([a, b + torch.tanh(self.g(a))], -1)
+
+
+def test_a_block_that_starts_at_the_second_of_several_results():
+    torch.manual_seed(0)
+    x = torch.randn(3, 12)
+    model = meristem.trace(
+        nn.Sequential(Halves(), Halves(), nn.Linear(12, 5)).eval(), (x,), None, None
+    )
+    names = [d.name for d in stacks(model)]
+    assert names
+    for name in names:
+        assert algebra_error(model, meristem.grow(model, {name: "+1"}), x) <= LIMIT
