@@ -87,9 +87,13 @@ class GraphEditor:
             )
 
         x, weight, bias = arg("input"), arg("weight"), arg("bias")
-        eps = float(edit.op.inputs[1].data)  # type: ignore[attr-defined]
+        stated = arg("eps")  # after the constants of the same growth have been written
+        eps = float(edit.op.inputs[1].data if stated is None else stated)  # type: ignore[attr-defined]
+        kind = x.meta["val"].dtype
         with self.graph.inserting_before(node):
             call = self._caller(node)
+            if kind in (torch.float16, torch.bfloat16):  # fused norms compute in float32
+                x = call(aten._to_copy.default, x, dtype=torch.float32)
             old = self._take(call, x, edit.axis, edit.old, edit.size)
             axis = [edit.axis]
             y = x
@@ -104,6 +108,8 @@ class GraphEditor:
                 y = call(aten.mul.Tensor, y, weight)
             if bias is not None:
                 y = call(aten.add.Tensor, y, bias)
+            if kind in (torch.float16, torch.bfloat16):
+                y = call(aten._to_copy.default, y, dtype=kind)
         node.replace_all_uses_with(y)
         self.graph.erase_node(node)
 
@@ -119,8 +125,8 @@ class GraphEditor:
     def _caller(self, like: fx.Node) -> Any:
         """Insert calls that carry the metadata of the node they stand for."""
 
-        def call(target: Any, *args: Any) -> fx.Node:
-            node = self.graph.call_function(target, args)
+        def call(target: Any, *args: Any, **options: Any) -> fx.Node:
+            node = self.graph.call_function(target, args, options)
             for key in ("nn_module_stack", "stack_trace", "torch_fn", "custom"):
                 if key in like.meta:
                     node.meta[key] = like.meta[key]

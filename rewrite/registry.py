@@ -39,6 +39,8 @@ class Semantics(Protocol):
 
     def vanishes(self, op: Op) -> Vanishing: ...
 
+    def poles(self, op: Op) -> tuple[int, ...]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Vanishing:
@@ -60,6 +62,10 @@ class Base:
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing()
+
+    def poles(self, op: Op) -> tuple[int, ...]:
+        """Operands that must not become zero: the result, or its gradient, would be no number."""
+        return ()
 
 
 _REGISTRY: dict[str, Semantics] = {}

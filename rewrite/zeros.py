@@ -7,10 +7,13 @@ the branch stays alive and the zeroed factor receives gradient at the first step
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
 
 from meristem.rewrite.graph import Literal, Op, Value, Weight
 from meristem.rewrite.registry import semantics
+from meristem.rewrite.semantics.elementwise import Row
 
 # Operators that hand a constant through unchanged.
 _CONSTANT = frozenset({"identity", "cast", "reshape", "permute", "expand", "slice"})
@@ -28,10 +31,49 @@ def zeroed(
     A gain that is stored as ``w = gain - c`` must hold ``-c``. None where no choice of weights makes the
     values zero.
     """
-    search = _Search(inside, own)
-    found = [search.way(v) for v in values]
-    joint = _all(found)
-    return None if joint is None else joint[1]
+    order = list(inside)
+    search = _Search(order, own)
+    joint = _all([search.way(v) for v in values])
+    if joint is None or not _regular(order, joint[1]):
+        return None
+    return joint[1]
+
+
+def _regular(inside: Iterable[Op], weights: Mapping[Weight, float]) -> bool:
+    """Does nothing divide by what the weights make zero (0 / 0 is no zero), or differentiate there?
+
+    Walks forward from the weights; a value that they reach is a known number or unknown, and an unknown
+    one may be zero.
+    """
+    numbers: dict[Value, float | None] = {**weights}
+    for op in inside:
+        if not any(v in numbers for v in op.inputs):
+            continue
+        entry = semantics(op.kind)
+        for i in entry.poles(op):
+            if op.inputs[i] in numbers and not numbers[op.inputs[i]]:
+                return False
+        for out in op.outputs:
+            numbers[out] = _number(op, numbers)
+    return True
+
+
+def _number(op: Op, numbers: Mapping[Value, float | None]) -> float | None:
+    """The number that a result is everywhere, if it is known."""
+    known = [
+        float(v.data.flat[0]) if isinstance(v, Literal) and v.data.size == 1 else numbers.get(v)
+        for v in op.inputs
+    ]
+    rule = semantics(op.kind).vanishes(op)
+    zeros = [known[i] == 0 for i in rule.operands]
+    if zeros and (any(zeros) if rule.any else all(zeros)):
+        return 0.0
+    if op.kind in _CONSTANT:
+        return known[0]
+    if not isinstance(semantics(op.kind), Row) or None in known:
+        return None
+    (array,) = semantics(op.kind).evaluate(op, *(np.float64(n) for n in known))  # type: ignore[arg-type]
+    return float(array) if np.isfinite(array) else None
 
 
 class _Search:

@@ -42,5 +42,8 @@ class Opaque(Base):
         for v in op.outputs:
             flow.fill(v, OLD)
 
+    def poles(self, op: Op) -> tuple[int, ...]:
+        return tuple(range(len(op.inputs)))
+
 
 register("opaque", Opaque())

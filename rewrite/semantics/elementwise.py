@@ -23,6 +23,7 @@ from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.scale import NONE, Linear
+from meristem.rewrite.semantics import signs
 from meristem.rewrite.semantics.functions import (
     cast,
     elu,
@@ -39,8 +40,6 @@ from meristem.rewrite.semantics.functions import (
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
 
-Sign = tuple[Formula, Formula]  # (non-negative, positive)
-
 
 @dataclass(frozen=True)
 class Row(Base):
@@ -52,7 +51,7 @@ class Row(Base):
     zero: str = "none"
     linear: bool = False
     scale: str | float = "none"
-    sign: Callable[..., Sign] | None = None
+    sign: Callable[..., signs.Sign] | None = None
     domain: str = ""  # "pos" or "nonneg": what the last operand must be on fresh coordinates
     result: str = ""  # dtype of the result where it is not the operands'
 
@@ -157,6 +156,9 @@ class Row(Base):
             flow.require_unscaled(s, "is not homogeneous")
         return NONE
 
+    def poles(self, op: Op) -> tuple[int, ...]:
+        return (self.arity - 1,) if self.domain == "pos" or self.kind == "sqrt" else ()
+
     def vanishes(self, op: Op) -> Vanishing:
         if self.zero in ("keep", "first"):
             return Vanishing((0,))
@@ -224,50 +226,6 @@ def operand_views(
     return out
 
 
-# -- signs ---------------------------------------------------------------------------------------
-
-
-def _positive(*_: Cell) -> Sign:
-    return TRUE, TRUE
-
-
-def _nonneg(*_: Cell) -> Sign:
-    return TRUE, FALSE
-
-
-def _same(x: Cell, *_: Cell) -> Sign:
-    return x.nonneg, x.pos
-
-
-def _sum_sign(x: Cell, y: Cell) -> Sign:
-    both = all_of([x.nonneg, y.nonneg])
-    return both, any_of([all_of([x.pos, y.nonneg]), all_of([x.nonneg, y.pos])])
-
-
-def _product_sign(x: Cell, y: Cell) -> Sign:
-    return all_of([x.nonneg, y.nonneg]), all_of([x.pos, y.pos])
-
-
-def _max_sign(x: Cell, y: Cell) -> Sign:
-    return any_of([x.nonneg, y.nonneg]), any_of([x.pos, y.pos])
-
-
-def _min_sign(x: Cell, y: Cell) -> Sign:
-    return all_of([x.nonneg, y.nonneg]), all_of([x.pos, y.pos])
-
-
-def _reciprocal_sign(x: Cell) -> Sign:
-    return x.pos, x.pos
-
-
-def _pick(_: Cell, x: Cell, y: Cell) -> Sign:
-    return all_of([x.nonneg, y.nonneg]), all_of([x.pos, y.pos])
-
-
-def power_sign(x: Cell, p: Cell) -> Sign:
-    return x.nonneg, x.pos
-
-
 @dataclass(frozen=True)
 class Power(Row):
     """x ** p. Literal even exponents are non-negative everywhere; others need a sign."""
@@ -287,7 +245,7 @@ class Power(Row):
             keep,
             p == 1,
             "power",
-            (lambda x, _: (TRUE, x.pos)) if even else power_sign,
+            (lambda x, _: (TRUE, x.pos)) if even else signs.power_sign,
             "",
         )
         views = operand_views(op, flow)
@@ -309,6 +267,13 @@ class Power(Row):
         positive = isinstance(exponent, Literal) and float(exponent.data.min()) > 0
         return Vanishing((0,)) if positive else Vanishing()
 
+    def poles(self, op: Op) -> tuple[int, ...]:
+        exponent = op.inputs[1]
+        smooth = isinstance(exponent, Literal) and all(
+            p in (0, 1) or p > 1 for p in exponent.data.flat
+        )
+        return () if smooth else (0, 1)
+
 
 @dataclass(frozen=True)
 class Cast(Row):
@@ -317,7 +282,7 @@ class Cast(Row):
     def transfer(self, op: Op, flow: Flow) -> None:
         to_bool = op.output.dtype.startswith("bool")
         if to_bool or (op.inputs[0].is_float and not op.output.is_float):
-            sign = (lambda x: (x.nonneg, FALSE)) if not to_bool else _nonneg
+            sign = (lambda x: (x.nonneg, FALSE)) if not to_bool else signs.nonneg
             zero = "none" if to_bool else "keep"
             Row(self.kind, 1, self.function, zero, sign=sign).transfer(op, flow)
         else:
@@ -325,37 +290,37 @@ class Cast(Row):
 
 
 ROWS = [
-    Row("identity", 1, np.asarray, "keep", True, 1.0, _same),
-    Cast("cast", 1, cast, "keep", True, 1.0, _same),
+    Row("identity", 1, np.asarray, "keep", True, 1.0, signs.same),
+    Cast("cast", 1, cast, "keep", True, 1.0, signs.same),
     Row("neg", 1, np.negative, "keep", True, 1.0),
-    Row("abs", 1, np.abs, "keep", False, 1.0, _nonneg),
-    Row("relu", 1, lambda x: np.maximum(x, 0), "keep", False, 1.0, _nonneg),
+    Row("abs", 1, np.abs, "keep", False, 1.0, signs.nonneg),
+    Row("relu", 1, lambda x: np.maximum(x, 0), "keep", False, 1.0, signs.nonneg),
     Row("leaky_relu", 1, leaky_relu, "keep", False, 1.0),
-    Row("sqrt", 1, np.sqrt, "keep", False, 0.5, _same, "nonneg"),
-    Row("rsqrt", 1, lambda x: 1 / np.sqrt(x), "none", False, -0.5, _positive, "pos"),
-    Row("reciprocal", 1, lambda x: 1 / x, "none", False, -1.0, _reciprocal_sign, "pos"),
-    Row("sign", 1, np.sign, scale=0.0, sign=_same),
+    Row("sqrt", 1, np.sqrt, "keep", False, 0.5, signs.same, "nonneg"),
+    Row("rsqrt", 1, lambda x: 1 / np.sqrt(x), "none", False, -0.5, signs.positive, "pos"),
+    Row("reciprocal", 1, lambda x: 1 / x, "none", False, -1.0, signs.reciprocal_sign, "pos"),
+    Row("sign", 1, np.sign, scale=0.0, sign=signs.same),
     Row("gelu", 1, gelu, "keep"),
     Row("gelu_tanh", 1, gelu_tanh, "keep"),
     Row("silu", 1, lambda x: x * sigmoid(x), "keep"),
     Row("quick_gelu", 1, lambda x: x * sigmoid(1.702 * x), "keep"),
     Row("mish", 1, lambda x: x * np.tanh(softplus(x)), "keep"),
-    Row("tanh", 1, np.tanh, "keep", sign=_same),
+    Row("tanh", 1, np.tanh, "keep", sign=signs.same),
     Row("sin", 1, np.sin, "keep"),
     Row("cos", 1, np.cos),
     Row("tan", 1, np.tan, "keep"),
-    Row("atan", 1, np.arctan, "keep", sign=_same),
-    Row("erf", 1, erf, "keep", sign=_same),
+    Row("atan", 1, np.arctan, "keep", sign=signs.same),
+    Row("erf", 1, erf, "keep", sign=signs.same),
     Row("elu", 1, elu, "keep"),
     Row("selu", 1, lambda x: 1.0507009873554805 * elu(x, 1.6732632423543772), "keep"),
-    Row("expm1", 1, np.expm1, "keep", sign=_same),
-    Row("log1p", 1, np.log1p, "keep", sign=_same, domain="nonneg"),
-    Row("exp", 1, np.exp, sign=_positive),
+    Row("expm1", 1, np.expm1, "keep", sign=signs.same),
+    Row("log1p", 1, np.log1p, "keep", sign=signs.same, domain="nonneg"),
+    Row("exp", 1, np.exp, sign=signs.positive),
     Row("log", 1, np.log, domain="pos"),
-    Row("sigmoid", 1, sigmoid, sign=_positive),
-    Row("hard_sigmoid", 1, lambda x: np.clip(x / 6 + 0.5, 0, 1), sign=_nonneg),
+    Row("sigmoid", 1, sigmoid, sign=signs.positive),
+    Row("hard_sigmoid", 1, lambda x: np.clip(x / 6 + 0.5, 0, 1), sign=signs.nonneg),
     Row("hard_swish", 1, lambda x: x * np.clip(x / 6 + 0.5, 0, 1), "keep"),
-    Row("softplus", 1, softplus, sign=_positive),
+    Row("softplus", 1, softplus, sign=signs.positive),
     Row("floor", 1, np.floor),
     Row("ceil", 1, np.ceil),
     Row("round", 1, np.round, "keep"),
@@ -363,17 +328,17 @@ ROWS = [
     Row("not", 1, np.logical_not, result="bool"),
     Row("isnan", 1, np.isnan, "keep", scale=0.0, result="bool"),
     Row("isinf", 1, np.isinf, "keep", scale=0.0, result="bool"),
-    Row("add", 2, np.add, "all", True, "equal", _sum_sign),
+    Row("add", 2, np.add, "all", True, "equal", signs.sum_sign),
     Row("sub", 2, np.subtract, "all", True, "equal"),
-    Row("mul", 2, np.multiply, "any", True, "product", _product_sign),
+    Row("mul", 2, np.multiply, "any", True, "product", signs.product_sign),
     Row("div", 2, np.divide, "first", True, "quotient", domain="pos"),
     Row("floor_div", 2, floor_divide, domain="pos"),
     Row("mod", 2, np.mod, domain="pos"),
-    Row("maximum", 2, np.maximum, "all", False, "equal", _max_sign),
-    Row("minimum", 2, np.minimum, "all", False, "equal", _min_sign),
+    Row("maximum", 2, np.maximum, "all", False, "equal", signs.max_sign),
+    Row("minimum", 2, np.minimum, "all", False, "equal", signs.min_sign),
     Power("pow", 2, power),
     *(
-        Row(kind, 2, function, scale="compare", result="bool", sign=_nonneg)
+        Row(kind, 2, function, scale="compare", result="bool", sign=signs.nonneg)
         for kind, function in (
             ("eq", np.equal),
             ("ne", np.not_equal),
@@ -389,7 +354,7 @@ ROWS = [
     Row("bit_and", 2, np.bitwise_and),
     Row("bit_or", 2, np.bitwise_or),
     Row("bit_not", 1, np.invert),
-    Row("where", 3, np.where, "all", True, "where", _pick),
+    Row("where", 3, np.where, "all", True, "where", signs.pick),
 ]
 for _row in ROWS:
     register(_row.kind, _row)

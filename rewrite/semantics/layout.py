@@ -221,10 +221,10 @@ class Slice(Base):
     def transfer(self, op: Op, flow: Flow) -> None:
         at = op.attrs
         axis, step = at["axis"], at.get("step", 1)
-        x = flow.of(op.inputs[0])
-        wanted = len(flow.grid(op.output)[axis])
+        x, wanted = flow.of(op.inputs[0]), len(flow.grid(op.output)[axis])
         if at.get("dynamic"):
-            flow.set(op.output, _join(flow, x, axis, flow.grid(op.inputs[0])[axis]))
+            whole = _join(flow, x, axis, flow.grid(op.inputs[0])[axis])
+            flow.set(op.output, np.repeat(whole, wanted, axis))  # the part's own cuts
             return
         if op.output.shape[axis] == 0:
             flow.fill(op.output, OLD)

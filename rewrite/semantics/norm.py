@@ -59,6 +59,9 @@ class Norm(Base):
         positive = isinstance(eps, Literal) and float(eps.data.min()) > 0
         return Vanishing((0,)) if positive else Vanishing()
 
+    def poles(self, op: Op) -> tuple[int, ...]:
+        return () if self.vanishes(op).operands else (0,)
+
 
 class _NormFlow:
     def __init__(self, op: Op, flow: Flow) -> None:

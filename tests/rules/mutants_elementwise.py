@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meristem.rewrite.semantics import elementwise
+from meristem.rewrite.semantics import elementwise, signs
 from tests.rules.mutation import method, mutant, nothing, rows
 
 # -- elementwise: zeros, linearity, homogeneity, signs, domains ---------------------------------------
@@ -39,7 +39,7 @@ rows("a product's second factor", ("mul",), "both scaled", scale="equal")
 rows("a sum of factors", ("add", "sub", "maximum", "minimum"), "scaled", scale="product")
 rows("comparisons carry the factor", ("gt", "lt", "ge", "le", "ne"), "both scaled", scale="equal")
 rows("domain dropped", ("sqrt", "log"), "free, any sign", domain="")
-rows("sign", ("gelu", "silu", "tan", "sin", "mish"), "claims a sign", sign=elementwise._nonneg)
+rows("sign", ("gelu", "silu", "tan", "sin", "mish"), "claims a sign", sign=signs.nonneg)
 
 
 @mutant("pow: degree of its exponent", "pow: scaled")
