@@ -45,7 +45,8 @@ def _regular(inside: Iterable[Op], weights: Mapping[Weight, float]) -> bool:
     Walks forward from the weights; a value that they reach is a known number or unknown, and an unknown
     one may be zero.
     """
-    numbers: dict[Value, float | None] = {**weights}
+    numbers: dict[Value, float | None] = {}
+    numbers.update(weights.items())
     for op in inside:
         if not any(v in numbers for v in op.inputs):
             continue

@@ -1,0 +1,191 @@
+"""Models that once gave a wrong result or a crash, each with the rule that it lacked."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import meristem
+from tests.e2e.measure import algebra_error, leaves
+
+LIMIT = 1e-10
+
+
+class Block(nn.Module):
+    """x + branch(up(norm(x))), and a second branch that ends in a linear layer."""
+
+    def __init__(self, branch, size=12, norm=True):
+        super().__init__()
+        self.norm = nn.LayerNorm(size) if norm else nn.Identity()
+        self.up, self.mid, self.down = (nn.Linear(size, size) for _ in range(3))
+        self.branch = branch
+
+    def forward(self, x):
+        x = x + self.branch(self.up(self.norm(x)))
+        return x + self.down(torch.tanh(self.mid(self.norm(x))))
+
+
+def stack(branch, size=12, layers=2, norm=True):
+    torch.manual_seed(0)
+    blocks = [Block(branch, size, norm) for _ in range(layers)]
+    return nn.Sequential(nn.Linear(5, size), *blocks, nn.Linear(size, 3)).eval()
+
+
+BRANCHES = {
+    "length": lambda h: h / h.norm(dim=-1, keepdim=True),
+    "root mean square": lambda h: h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True)),
+    "sum of sizes": lambda h: h / h.abs().sum(-1, keepdim=True),
+    "entropy": lambda h: h * torch.log(h.abs()),
+    "safe quotient": lambda h: h / (1 + h.abs()),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_no_division_by_what_a_new_block_makes_zero(name):
+    x = torch.randn(4, 5)
+    model = meristem.trace(stack(BRANCHES[name]), (x,))
+    (layers,) = (d.name for d in model.dimensions if d.kind == "layers")
+    grown = meristem.grow(model, {layers: "+1"})
+    assert algebra_error(model, grown, x) <= LIMIT
+    gated = any("gate" in n for n in grown.state_dict())
+    assert gated == (name != "safe quotient")
+    module = grown.module()
+    module(x).sum().backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+def test_statistics_read_the_epsilon_of_their_own_growth():
+    """A branch without a gain lets the stream carry a factor, and epsilon with it."""
+    x = torch.randn(4, 5)
+    module = stack(lambda h: h / h.pow(2).mean(-1, keepdim=True).sqrt())
+    model = meristem.trace(module, (x,))
+    assert algebra_error(model, meristem.grow(model, {"hidden": 18}), x) <= LIMIT
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_of_half_precision_are_computed_in_float32(dtype):
+    """Squares of activations beyond 256 do not fit into float16."""
+    torch.manual_seed(0)
+    small = nn.Sequential(
+        nn.Embedding(11, 12), nn.LayerNorm(12), nn.Linear(12, 12), nn.LayerNorm(12)
+    )
+    small = nn.Sequential(small, nn.Linear(12, 5)).eval()
+    with torch.no_grad():
+        small[0][0].weight.mul_(500)
+        small[0][2].weight.mul_(500)
+    tokens = torch.arange(10).reshape(2, 5)
+    exact = small.double()(tokens)
+    module = small.to(dtype)
+    own = (module(tokens).double() - exact).abs().max()
+    model = meristem.trace(module, (tokens,))
+    sizes = {d.name: 18 for d in model.dimensions if d.size == 12}
+    grown = meristem.grow(model, sizes)
+    assert (grown.module()(tokens).double() - exact).abs().max() <= 4 * own
+
+
+class Windowed(nn.Module):
+    """A causal table read up to a length that is only known at run time, and a first token apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+        self.out = nn.Linear(8, 5)
+        self.register_buffer("seen", torch.ones(16, 16).tril().bool())
+
+    def forward(self, x):
+        n = x.shape[1]
+        scores = self.q(x) @ self.k(x).mT
+        scores = scores.masked_fill(~self.seen[:n, :n], -1e9).softmax(-1)
+        y = self.out(torch.relu(scores @ self.v(x)))
+        return torch.cat([y[:, :1], y[:, 1:] * 2], 1)
+
+
+def test_a_part_of_a_table_whose_axis_is_cut_elsewhere():
+    torch.manual_seed(0)
+    x = torch.randn(2, 7, 8)
+    model = meristem.trace(Windowed().eval(), (x,))
+    free = {d.name: "x1.5" for d in model.dimensions if d.growable}
+    assert free
+    grown = meristem.grow(model, free)
+    for n in (5, 11):
+        assert algebra_error(model, grown, torch.randn(3, n, 8)) <= LIMIT
+
+
+class Counting(nn.Module):
+    """Keeps a sum of what it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 5)
+        self.register_buffer("seen", torch.zeros(8))
+
+    def forward(self, x):
+        h = torch.relu(self.up(x))
+        self.seen.add_(h.mean(0))
+        return self.down(h)
+
+
+@pytest.mark.parametrize("boundary", ["pin", "crop", "grow"])
+def test_what_a_model_writes_is_pinned(boundary):
+    model = meristem.trace(Counting().eval(), (torch.randn(4, 6),))
+    with pytest.raises(meristem.PinnedDimension, match="the model writes seen"):
+        meristem.grow(model, {"width@": 12}, boundary=boundary)
+
+
+def test_a_table_whose_rows_are_renormed_can_be_called():
+    torch.manual_seed(0)
+    small = nn.Sequential(
+        nn.Embedding(11, 6, max_norm=1.0), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
+    tokens = torch.arange(10).reshape(2, 5)
+    grown = meristem.grow(meristem.trace(small.eval(), (tokens,)), {"mlp": 12})
+    module = grown.module()
+    torch.testing.assert_close(module(tokens), small(tokens))
+    module(tokens).sum().backward()
+
+
+class Spelled(nn.Module):
+    """In-place fills, slopes, sums of three factors, variances, similarities."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Parameter(torch.randn(5, 8))
+        self.slope = nn.PReLU()
+
+    def forward(self, x):
+        h = self.up(x)
+        h[:, :2] = 0
+        h[:, 2] = 2 * h[:, 3]
+        h = self.slope(h)
+        weights = torch.einsum("btd,bsd->bts", h, h).softmax(-1)
+        spread = torch.var(weights, -1, keepdim=True) + weights.std(1, keepdim=True)
+        alike = nn.functional.cosine_similarity(weights, weights.mT, dim=-1)
+        return torch.einsum("bts,b...d,ed->bte", weights * spread, h, self.down) * alike[..., None]
+
+
+def test_operators_that_are_spelled_out():
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 6)
+    model = meristem.trace(Spelled().eval(), (x,))
+    free = {d.name: "x1.5" for d in model.dimensions if d.growable}
+    assert [model[n].size for n in free] == [8]
+    assert algebra_error(model, meristem.grow(model, free), x) <= LIMIT
+
+
+def test_width_and_depth_of_a_file_whose_names_are_paths(tmp_path):
+    """The older exporter has module paths in the names of nodes alone; new nodes have them too."""
+    x = torch.randn(4, 5)
+    module = stack(torch.relu)
+    path = tmp_path / "old.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, (x,), str(path), dynamo=False, opset_version=17)
+    model = meristem.load(path)
+    layers = {d.name: "x2" for d in model.dimensions if d.kind == "layers"}
+    assert layers
+    grown = meristem.grow(model, {"hidden": "x1.5", **layers})
+    assert layers.keys() <= {d.name for d in grown.dimensions}
+    report = meristem.verify(model, grown)
+    assert report.ok, report
+    assert len(leaves(module(x))) == 1
