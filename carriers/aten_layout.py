@@ -182,17 +182,14 @@ def pad(c: Call) -> Value | None:
     if c.args.get("mode") not in (None, "constant"):
         return None
     x, flat = c.value("self"), c.num("pad")
+    if min(flat, default=0) < 0:
+        return None  # a crop whose number cannot follow what grows
     pads = [(0, 0)] * len(x.shape)
     for i in range(len(flat) // 2):
         pads[-1 - i] = (flat[2 * i], flat[2 * i + 1])
-    for a, (lo, hi) in enumerate(pads):
-        if lo < 0 or hi < 0:
-            n = x.shape[a]
-            x = c.b.slice(x, a, max(-lo, 0), n + min(hi, 0))
-    pads = [(max(lo, 0), max(hi, 0)) for lo, hi in pads]
     rank = len(x.shape)
     places = {(rank - 1 - i // 2, i % 2): i for i in range(len(flat))}
-    slots = {"pads": c.b.slot(c.role("pad"))} if min(flat, default=0) >= 0 else {}
+    slots = {"pads": c.b.slot(c.role("pad"))}
     value = float(c.num("value") or 0)
     return c.b.apply("pad", x, pads=tuple(pads), value=value, places=places, slots=slots)
 

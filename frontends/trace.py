@@ -227,7 +227,11 @@ def _own_probability(node: fx.Node) -> float:
 
 
 def normalise(carrier: TorchCarrier) -> None:
-    """Spell equal splits with their sizes, strided views as reshapes: sizes that can be edited."""
+    """Spell equal splits with their sizes, strided views as reshapes, positions from the front.
+
+    So that sizes can be edited, and that a position which stays where it is needs no edit: counted from
+    the end it would move with what grows behind it.
+    """
     aten = torch.ops.aten
     graph = carrier.graph
     for node in graph.nodes:
@@ -241,4 +245,31 @@ def normalise(carrier: TorchCarrier) -> None:
             if all(isinstance(n, int) for n in sizes):
                 node.target = aten.split_with_sizes.default
                 node.args, node.kwargs = (node.args[0], sizes, axis), {}
+        elif node.target in _POSITIONS:
+            _count_from_the_front(node)
     carrier.program.graph_module.recompile()
+
+
+_POSITIONS = {
+    torch.ops.aten.slice.Tensor,
+    torch.ops.aten.slice_copy.Tensor,
+    torch.ops.aten.slice_scatter.default,
+    torch.ops.aten.select.int,
+    torch.ops.aten.select_copy.int,
+    torch.ops.aten.select_scatter.default,
+    torch.ops.aten.narrow.default,
+}
+
+
+def _count_from_the_front(node: fx.Node) -> None:
+    """Negative positions on an axis whose size is a number, as the operator itself reads them."""
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    size = node.args[0].meta["val"].shape[given.get("dim", 0)]  # type: ignore[union-attr]
+    for name in ("start", "end", "index"):
+        value = given.get(name)
+        if isinstance(value, int) and value < 0 and isinstance(size, int):
+            if name in node.kwargs:
+                node.update_kwarg(name, max(value + size, 0))
+            else:
+                node.update_arg(names.index(name), max(value + size, 0))

@@ -29,8 +29,15 @@ def trace(
 
     Raises CarrierError where the module cannot be exported.
     """
+    import torch
+
     from meristem.frontends.trace import trace_module
 
+    if not isinstance(module, torch.nn.Module):
+        raise CarrierError(
+            f"trace takes an nn.Module or a GraphModule, not {type(module).__name__}; "
+            "meristem.load takes programs and files"
+        )
     return Model(trace_module(module, args, kwargs, dynamic_shapes), TorchSide())
 
 

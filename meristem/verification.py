@@ -21,7 +21,7 @@ from meristem.verify.numeric import (
     attempt,
     deployment,
     eps_of,
-    finite,
+    usable,
 )
 from meristem.verify.recipes import EPSILON, Recipes, Stored, fits
 from meristem.verify.report import LEVELS, Report, Verdict, not_checked
@@ -121,7 +121,7 @@ class _Check:
 
         def problem(sample: Sample) -> str:
             got, wrong = attempt(reference, sample)
-            return wrong or ("" if finite(got) else "the original is not finite there")
+            return wrong or ("" if usable(got) else "the original gives no number there")
 
         if self.old.evaluates():
             sizes = choose_sizes(fields, self.old.ranges(), problem)

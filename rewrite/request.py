@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral
 
 from meristem.rewrite.dimensions import KINDS, Dimension
 from meristem.rewrite.errors import PinnedDimension, SelectorError, SizeError
@@ -32,7 +33,12 @@ def resolve(
     """
     chosen: dict[str, tuple[int, str, Target]] = {}
     named = {d.name: d for d in dimensions}
-    for selector, target in sizes.items():
+    if not isinstance(sizes, Mapping):
+        raise SizeError('sizes is a mapping of selectors to sizes, as {"mlp": "x2"}')
+    for selector, given in sizes.items():
+        target = (
+            int(given) if isinstance(given, Integral) and not isinstance(given, bool) else given
+        )
         check_target(selector, target)
         hits = matches(dimensions, selector)
         if not hits:

@@ -86,8 +86,17 @@ class Runs:
     notes: list[str] = field(default_factory=list)
 
 
-def finite(arrays: Sequence[Array]) -> bool:
-    return all(bool(np.isfinite(a).all()) for a in arrays if a.dtype.kind == "f")
+def usable(arrays: Sequence[Array]) -> bool:
+    """Can outputs be compared? Infinities (masked scores) can, unless there is nothing else."""
+    floats = [a for a in arrays if a.dtype.kind == "f" and a.size]
+    return not any(np.isnan(a).any() or np.isinf(a).all() for a in floats)
+
+
+def overflows(expected: Sequence[Array], got: Sequence[Array]) -> bool:
+    """Is something infinite, or no number, that should be finite?"""
+    pairs = zip(expected, got, strict=False)
+    floats = [(a, b) for a, b in pairs if a.dtype.kind == "f" and a.shape == b.shape]
+    return any((np.isfinite(a) & ~np.isfinite(b)).any() for a, b in floats)
 
 
 def attempt(program: Callable[[Sample], list[Array]], sample: Sample) -> tuple[list[Array], str]:
@@ -132,8 +141,8 @@ def algebra(
     wrong, remarks, pairs = list(failures), list(notes), []
     for sample in samples:
         expected, problem = attempt(reference, sample)
-        if problem or not finite(expected):
-            remarks.append(f"{sample}: left out, {problem or 'the original is not finite there'}")
+        if problem or not usable(expected):
+            remarks.append(f"{sample}: left out, {problem or 'the original gives no number there'}")
             continue
         got, problem = attempt(grown, interface.inputs(sample))
         if not problem:
@@ -161,7 +170,10 @@ def algebra(
 
 
 def _scale(a: Array) -> float:
-    return float(np.abs(np.asarray(a, np.float64)).max()) if a.size and a.dtype.kind == "f" else 0.0
+    if a.dtype.kind != "f":
+        return 0.0
+    sizes = np.abs(np.asarray(a, np.float64))
+    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
 
 def worst(measures: Sequence[Measure]) -> list[Measure]:
@@ -208,12 +220,12 @@ def deployment(
     exact = True
     for sample in samples:
         expected, problem = attempt(reference or settings[0].original, sample)
-        if problem or not finite(expected):
-            remarks.append(f"{sample}: left out, {problem or 'the original is not finite there'}")
+        if problem or not usable(expected):
+            remarks.append(f"{sample}: left out, {problem or 'the original gives no number there'}")
             continue
         for s in settings:
             own, problem = attempt(s.original, sample)
-            if not problem and not finite(own):
+            if not problem and overflows(expected, own):
                 problem = "the original overflows"
             problem = problem or shapes_differ(s.original.outputs, expected, own)
             if problem:
@@ -253,4 +265,4 @@ def eps_of(dtypes: Mapping[str, float], found: Sequence[str]) -> float:
     return max((dtypes[d] for d in found if d in dtypes), default=dtypes["float32"])
 
 
-__all__ = ["Deployed", "Interface", "algebra", "attempt", "deployment", "eps_of", "finite", "worst"]
+__all__ = ["Deployed", "Interface", "algebra", "attempt", "deployment", "eps_of", "usable", "worst"]

@@ -103,9 +103,9 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """At least one level was checked and none differs."""
-        checked = [v for v in self.levels.values() if v.checked]
-        return bool(checked) and all(v.word != DIFFERS for v in checked)
+        """The function was compared (gradients alone do not say what it is), and nothing differs."""
+        compared = any(v.checked for n, v in self.levels.items() if n != "training")
+        return compared and all(v.word != DIFFERS for v in self.levels.values())
 
     def __str__(self) -> str:
         lines = ["the same function" if self.ok else self._failure()]
@@ -124,7 +124,7 @@ class Report:
         differ = [n for n, v in self.levels.items() if v.word == DIFFERS]
         if differ:
             return f"the function differs ({', '.join(differ)})"
-        return "nothing could be checked"
+        return "the function could not be compared"
 
     def to_data(self) -> dict[str, Any]:
         """JSON-ready data: ``ok`` and, by level, word, reason, measures, inputs and notes."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import meristem
+from meristem.rewrite.request import by_name
 from tests.e2e.measure import algebra_error, leaves
 
 LIMIT = 1e-10
@@ -145,6 +146,41 @@ def test_a_table_whose_rows_are_renormed_can_be_called():
     module(tokens).sum().backward()
 
 
+CUTS = {
+    "both ends": lambda h: h[..., -8:-2],
+    "a start": lambda h: h[..., -8:14],
+    "an end": lambda h: h[..., :-2],
+    "every second": lambda h: h[..., -16::2],
+    "one": lambda h: h[..., -3, None] * h[..., :4],
+    "a part": lambda h: h.narrow(-1, -6, 4),
+}
+
+
+class Cut(nn.Module):
+    """Reads a part, counted from the end, of an axis that grows before, in and behind it."""
+
+    def __init__(self, read, size):
+        super().__init__()
+        self.read, self.up, self.down = read, nn.Linear(6, 16), nn.Linear(16, 5)
+        self.other = nn.Linear(size, 5)
+
+    def forward(self, x):
+        h = torch.tanh(self.up(x))
+        return self.down(h) + self.other(self.read(h))
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_positions_counted_from_the_end(name):
+    torch.manual_seed(0)
+    x = torch.randn(4, 6)
+    size = CUTS[name](torch.zeros(1, 16)).shape[-1]
+    model = meristem.trace(Cut(CUTS[name], size).eval(), (x,))
+    free = {by_name(d.name): "x1.5" for d in model.dimensions if d.growable}
+    for request in ({n: s} for n, s in free.items()):
+        assert algebra_error(model, meristem.grow(model, request), x) <= LIMIT
+    assert algebra_error(model, meristem.grow(model, free), x) <= LIMIT
+
+
 class Spelled(nn.Module):
     """In-place fills, slopes, sums of three factors, variances, similarities."""
 
@@ -189,3 +225,38 @@ def test_width_and_depth_of_a_file_whose_names_are_paths(tmp_path):
     report = meristem.verify(model, grown)
     assert report.ok, report
     assert len(leaves(module(x))) == 1
+
+
+class TiedTable(nn.Module):
+    """One table for tokens in and scores out."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(31, size), nn.RMSNorm(size, eps=1e-5)
+        self.up, self.down = nn.Linear(size, 16), nn.Linear(16, size)
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        x = x + self.down(torch.relu(self.up(x)))
+        return nn.functional.linear(self.norm(x), self.table.weight)
+
+
+@pytest.mark.parametrize("size", [6, 256, 384])
+def test_a_tied_table_of_a_file(size, tmp_path):
+    """Exporters fold the transpose of a small table, and leave that of a large one to run time."""
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 31, (2, 5))
+    module = TiedTable(size).eval()
+    path = tmp_path / "tied.onnx"
+    dynamic = ({0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")},)
+    program = torch.onnx.export(
+        module, (tokens,), dynamo=True, dynamic_shapes=dynamic, verbose=False
+    )
+    program.save(str(path))
+    model, file = meristem.trace(module, (tokens,)), meristem.load(path)
+    plan = meristem.plan(model, {"hidden": size * 3 // 2, "mlp": 24})
+    grown = meristem.grow(file, plan)
+    assert grown.plan.sizes == plan.sizes
+    report = meristem.verify(file, grown)
+    assert report.ok, report
+    assert report.levels["deployment"].checked

@@ -1,5 +1,6 @@
 """Selectors: a kind, a kind at a place with wildcards, a full name; the more specific one wins."""
 
+import numpy as np
 import pytest
 
 from meristem.rewrite.dimensions import Dimension
@@ -46,6 +47,15 @@ def test_what_a_selector_names(sizes, expected):
 @pytest.mark.parametrize("d", MODEL, ids=lambda d: d.name)
 def test_every_dimension_can_be_named_alone(d):
     assert list(grown({by_name(d.name): 9}, boundary="grow")) == [d.name]
+
+
+def test_numbers_of_numpy_are_sizes():
+    assert grown({"mlp": np.int64(9)}) == {"mlp@blocks.0.mlp": 9, "mlp@blocks.1.mlp": 9}
+
+
+def test_what_is_no_mapping():
+    with pytest.raises(SizeError, match="mapping"):
+        resolve(MODEL, [("mlp", 9)])
 
 
 def test_nothing_matches():

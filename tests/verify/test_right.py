@@ -127,3 +127,27 @@ def test_an_input_that_grows(shapes, tmp_path):
     step = meristem.load(tmp_path / "grown.pt2")
     again = meristem.grow(step, {"width@0": 11, "width@2": 9}, boundary="grow")
     assert meristem.verify(step, again).ok
+
+
+class Masked(torch.nn.Module):
+    """Scores of which some are minus infinity."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(6, 8), torch.nn.Linear(8, 7)
+
+    def forward(self, x):
+        scores = self.down(torch.relu(self.up(x)))
+        return scores.masked_fill(torch.arange(7) > 4, float("-inf"))
+
+
+def test_infinities_are_compared():
+    torch.manual_seed(0)
+    model = meristem.trace(Masked().eval(), (torch.randn(4, 6),))
+    grown = meristem.grow(model, {"mlp": 12})
+    report = meristem.verify(model, grown)
+    assert report.ok
+    assert "not checked" not in words(report)
+    with torch.no_grad():
+        grown.carrier.tensors["down.bias"][0] = float("-inf")
+    assert not meristem.verify(model, grown).ok
