@@ -89,10 +89,11 @@ class GraphEditor:
         x, weight, bias = arg("input"), arg("weight"), arg("bias")
         stated = arg("eps")  # after the constants of the same growth have been written
         eps = float(edit.op.inputs[1].data if stated is None else stated)  # type: ignore[attr-defined]
-        kind = x.meta["val"].dtype
+        kind = edit.op.inputs[0].dtype
+        narrow = kind in ("float16", "bfloat16")  # fused norms compute in float32
         with self.graph.inserting_before(node):
             call = self._caller(node)
-            if kind in (torch.float16, torch.bfloat16):  # fused norms compute in float32
+            if narrow:
                 x = call(aten._to_copy.default, x, dtype=torch.float32)
             old = self._take(call, x, edit.axis, edit.old, edit.size)
             axis = [edit.axis]
@@ -108,8 +109,8 @@ class GraphEditor:
                 y = call(aten.mul.Tensor, y, weight)
             if bias is not None:
                 y = call(aten.add.Tensor, y, bias)
-            if kind in (torch.float16, torch.bfloat16):
-                y = call(aten._to_copy.default, y, dtype=kind)
+            if narrow:
+                y = call(aten._to_copy.default, y, dtype=getattr(torch, kind))
         node.replace_all_uses_with(y)
         self.graph.erase_node(node)
 

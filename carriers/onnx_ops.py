@@ -94,9 +94,6 @@ class Call:
             raise Declined(f"input {i} depends on data")
         return v.data
 
-    def is_const(self, i: int) -> bool:
-        return self.has(i) and isinstance(self._operands[i], Literal)
-
     def is_moving(self, i: int) -> bool:
         """Does the constant depend on the size of a dynamic axis?"""
         return self.has(i) and self._operands[i] in self.b.moving

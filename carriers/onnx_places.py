@@ -104,8 +104,3 @@ def _record(value: ir.Value, key: str) -> str | None:
     if noted is None and value.const_value is not None:
         noted = value.const_value.metadata_props.get(key)
     return None if noted is None else str(noted)
-
-
-def is_generated(name: str) -> bool:
-    """Is the name one of the exporter's own, not of the module?"""
-    return "." not in name and re.fullmatch(r"(onnx::)?[A-Za-z_]*_?\d*(/\w+)?", name) is not None

@@ -68,7 +68,6 @@ class DepthReport:
     sources: tuple[int, ...]
     zeroed: tuple[str, ...]
     gates: tuple[str, ...]
-    approximate: bool = False
 
     def __str__(self) -> str:
         pairs = ", ".join(

@@ -8,7 +8,7 @@ the obligations and the scale system together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from math import log
 from typing import Any
@@ -332,10 +332,6 @@ def source_block(
 def combinations(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
     """All block indices over some axes."""
     return product(*(range(n) for n in counts))
-
-
-def with_twins(cell: Cell, twins: tuple[Formula, ...]) -> Cell:
-    return replace(cell, twins=twins)
 
 
 def continues(w: Weight) -> bool:

@@ -24,10 +24,6 @@ class Numbering:
         """Module paths of a block."""
         return [join(c, n + self.stride * block) for c, n in self.modules]
 
-    def renamed(self, source: int, target: int) -> dict[str, str]:
-        """Module paths of block ``source`` -> those of block ``target``."""
-        return dict(zip(self.of(source), self.of(target), strict=True))
-
 
 def join(container: str, number: int) -> str:
     return f"{container}.{number}" if container else str(number)

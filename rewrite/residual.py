@@ -16,6 +16,7 @@ from meristem.rewrite.axes import Term, factors_of, find
 from meristem.rewrite.dimensions import common_place
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Literal, Op, Value, Weight
+from meristem.rewrite.numbering import within
 
 # Operators that only rearrange memory or precision; a stream is followed through them.
 SAME = frozenset({"identity", "cast", "reshape"})
@@ -302,7 +303,7 @@ class Streams:
         def consider(op: Op | None) -> None:
             if op is None or op is start.producer or op in inside or op in pool:
                 return
-            if any(v in results for v in op.outputs) or not within(op.place, place):
+            if any(v in results for v in op.outputs) or _elsewhere(op.place, place):
                 return
             users = [u for v in op.outputs for u, _ in v.uses]
             if all(u in inside or (u in pool and not pool[u]) for u in users):
@@ -333,9 +334,9 @@ class Streams:
         return isinstance(v, Weight)
 
 
-def within(inner: str, outer: str) -> bool:
-    """Is a module path inside of another? Without paths nothing is known to be outside."""
-    return not inner or not outer or inner == outer or inner.startswith(outer + ".")
+def _elsewhere(path: str, module: str) -> bool:
+    """Is a path known to be outside of a module?"""
+    return bool(path and module) and not within(path, [module])
 
 
 def _narrower(user: Op, op: Op) -> bool:

@@ -88,7 +88,6 @@ def test_a_new_block_of_a_prenorm_stack():
     assert names(script) == [expected]
     assert [c.gate for c in script.clones] == [None]
     assert not script.added
-    assert not script.reports[0].approximate
 
 
 def test_a_new_block_of_a_postnorm_stack_stands_behind_a_gate():

@@ -164,7 +164,7 @@ def through(f, width=6, out=6):
 REFUSED = {
     "softmax": (through(lambda h: h.softmax(-1)), "would take weight"),
     "largest": (through(lambda h: h.argmax(-1, keepdim=True), out=1), "takes the argmax over it"),
-    "variance": (through(lambda h: h - h.var(-1, keepdim=True)), "has no semantics"),
+    "variance": (through(lambda h: h - h.var(-1, keepdim=True)), "divides by their number less"),
     "cumulative sum": (through(lambda h: h.cumsum(-1)), "depends on the order"),
     "flip": (through(lambda h: h.flip(-1)), "moves coordinates by position"),
     "top-k": (through(lambda h: h.topk(3, -1).values, out=3), "depends on the order"),
