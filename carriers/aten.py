@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import fx
 
-from meristem.carriers.aten_values import dtype_name, number
+from meristem.carriers.aten_values import dtype_name, number, shape_of
 from meristem.rewrite.builder import Builder
 from meristem.rewrite.graph import Value
 
@@ -95,8 +95,6 @@ class Call:
 
     def shape(self) -> tuple[int, ...]:
         """The recorded shape of the (first) result."""
-        from meristem.carriers.aten_values import shape_of
-
         val = self.node.meta["val"]
         return shape_of(val[0] if isinstance(val, (tuple, list)) else val)
 

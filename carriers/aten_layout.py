@@ -8,6 +8,7 @@ import numpy as np
 from torch import fx
 
 from meristem.carriers.aten import Call, aten
+from meristem.carriers.aten_values import shape_of
 from meristem.rewrite.graph import Literal, Value
 
 
@@ -128,8 +129,6 @@ def split(c: Call) -> list[Value]:
     """Pieces of one size: the program states one number, or none (see normalisation)."""
     x = c.value("self")
     axis = c.num("dim") % len(x.shape)
-    from meristem.carriers.aten_values import shape_of
-
     shapes = [shape_of(v) for v in c.node.meta["val"]]
     if "unbind" in str(c.node.target):
         return [c.b.select(x, axis, i) for i in range(len(shapes))]

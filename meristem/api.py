@@ -83,14 +83,16 @@ def plan(
 def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:
     """A larger model that computes the same function; arguments as of ``plan``.
 
-    A Plan in place of sizes is bound to this model: its names are resolved here and the proof is
-    repeated.
+    A Plan in place of sizes is bound to this model: its names are resolved here, the proof is repeated,
+    and CarrierError is raised where the plan's recipes are not those of the proof.
     """
-    sizes = sizes_or_plan
-    if isinstance(sizes, Plan):
-        options = {**sizes.options, **options}
-        sizes = {by_name(n): size for n, size in sizes.sizes.items()}
-    prepared = prepare(model, sizes, **options)
+    if isinstance(sizes_or_plan, Plan):
+        given = sizes_or_plan
+        options = {**given.options, **options}
+        prepared = prepare(model, {by_name(n): s for n, s in given.sizes.items()}, **options)
+        given.check(prepared.plan, {n for w in model.graph.weights for n in w.names})
+    else:
+        prepared = prepare(model, sizes_or_plan, **options)
     return Model(_apply(model, prepared), model.side, prepared.plan)
 
 

@@ -55,20 +55,6 @@ def edit_script(solution: Solution, *, seed: int = 0) -> EditScript:
     return script
 
 
-def lift(term: Term, growth: Growth) -> Lift:
-    """The serialisable form of an axis under a growth."""
-
-    def nested(t: Term) -> Any:
-        t = find(t)
-        if not growth.touches(t):
-            return ("atom", t.size, t.size)
-        if t.kind == "atom":
-            return ("atom", t.size, growth.sizes[t])
-        return (t.kind, *(nested(p) for p in t.parts))
-
-    return Lift(nested(term))
-
-
 def expansion(w: Weight, solution: Solution, seed: int = 0) -> Expansion:
     """The recipe of one weight.
 
@@ -86,7 +72,7 @@ def expansion(w: Weight, solution: Solution, seed: int = 0) -> Expansion:
                 v = flow.scales.value(scales_of[index])
                 if abs(v) > TOLERANCE:
                     values[index] = v
-    axes = tuple(full_lift(t, growth) for t in eq.of(w))
+    axes = tuple(lift(t, growth) for t in eq.of(w))
     fills: dict[tuple[int, ...], Fill] = {}
     for index in np.ndindex(*(len(g) for g in grid)):
         digits = flow.fresh_digits(grid, index)
@@ -98,8 +84,11 @@ def expansion(w: Weight, solution: Solution, seed: int = 0) -> Expansion:
     return Expansion(w.name, axes, fills, values, flow.shifts.get(w, 0.0), seed, progression)
 
 
-def full_lift(term: Term, growth: Growth) -> Lift:
-    """Like ``lift`` with every piece kept, so that its blocks are numbered as the flow's are."""
+def lift(term: Term, growth: Growth) -> Lift:
+    """The serialisable form of an axis under a growth.
+
+    Every piece is kept, also where nothing grows, so that its blocks are numbered as the flow's are.
+    """
 
     def nested(t: Term) -> Any:
         t = find(t)

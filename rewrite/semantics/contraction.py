@@ -19,6 +19,7 @@ from meristem.rewrite.formula import FALSE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.scale import Linear
+from meristem.rewrite.semantics.functions import trailing
 
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
@@ -228,7 +229,7 @@ class Conv(Base):
                 )
                 for i in range(rank)
             )
-            y += np.einsum("ngc...,goc->ngo...", x[_trailing(window)], w[_trailing(k)])
+            y += np.einsum("ngc...,goc->ngo...", x[trailing(window)], w[trailing(k)])
         assert y.ndim == len(out)
         return [y]
 
@@ -287,11 +288,6 @@ class GroupedContract(Base):
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing((0, 1), any=True)
-
-
-def _trailing(index: tuple[Any, ...]) -> Any:
-    """An index of the last axes."""
-    return (..., *index)
 
 
 register("contract", Contract())

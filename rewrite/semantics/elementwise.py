@@ -20,7 +20,7 @@ import numpy as np
 from meristem.rewrite.axes import Term
 from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
-from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
+from meristem.rewrite.graph import Array, Literal, Op, Shape, Value, Weight
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.scale import NONE, Linear
 from meristem.rewrite.semantics import signs
@@ -170,8 +170,6 @@ class Row(Base):
 
 def _shifted(op: Op, flow: Flow) -> int | None:
     """Which operand of ``literal + w`` is a shifted weight, if any (see Flow._note_shift)."""
-    from meristem.rewrite.graph import Weight
-
     for i, value in enumerate(op.inputs):
         v = value
         while v.producer is not None and v.producer.kind in ("cast", "identity"):

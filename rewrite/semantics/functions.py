@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import erf as _erf
+from typing import Any
 
 import numpy as np
 
@@ -53,3 +54,8 @@ def cast(x: Array, to: str = "") -> Array:
     if to.startswith(("float", "bfloat")):
         return np.asarray(x, np.float64) if np.asarray(x).dtype.kind != "f" else np.asarray(x)
     return np.asarray(x).astype(to)
+
+
+def trailing(window: tuple[slice, ...]) -> Any:
+    """An index of the last axes."""
+    return (..., *window)

@@ -19,6 +19,7 @@ from meristem.rewrite.flow import OLD, Cell, Flow
 from meristem.rewrite.formula import all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.semantics.elementwise import operand_views
 
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
@@ -138,8 +139,6 @@ class Expand(Base):
         eq.set(op.output, terms)
 
     def transfer(self, op: Op, flow: Flow) -> None:
-        from meristem.rewrite.semantics.elementwise import operand_views
-
         view = operand_views(op, flow)[0]
 
         def make(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:

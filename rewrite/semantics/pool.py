@@ -14,6 +14,7 @@ from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.semantics.functions import trailing
 
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
@@ -58,7 +59,7 @@ class Pool(Base):
                 slice(i, i + (o - 1) * s + 1, s)
                 for i, o, s in zip(k, out, at["stride"], strict=True)
             )
-            windows.append(padded[_trailing(window)])
+            windows.append(padded[trailing(window)])
         stack = np.stack(windows)
         return [stack.max(0) if at["how"] == "max" else stack.mean(0)]
 
@@ -92,11 +93,6 @@ class Pool(Base):
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing((0,))
-
-
-def _trailing(window: tuple[Any, ...]) -> Any:
-    """An index of the last axes."""
-    return (..., *window)
 
 
 register("pool", Pool())

@@ -11,7 +11,7 @@ import numpy as np
 
 from meristem.rewrite.axes import Term
 from meristem.rewrite.flow import Cell, Flow, combinations
-from meristem.rewrite.formula import FALSE, all_of
+from meristem.rewrite.formula import FALSE, TRUE, all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.scale import NONE, Linear
@@ -232,8 +232,6 @@ def along(op: Op, flow: Flow, *, nonneg: bool = False) -> None:
     for v in op.inputs:
         for cell in flow.of(v).flat:
             flow.require_unscaled(cell.scale, "is not homogeneous")
-    from meristem.rewrite.formula import TRUE
-
     flow.fill(op.output, Cell(scale=NONE, nonneg=TRUE if nonneg else FALSE))
     _copy_rows(op, flow)
 

@@ -23,7 +23,7 @@ from meristem.rewrite.axes import (
 )
 from meristem.rewrite.blocks import Growth
 from meristem.rewrite.expansion import Lift
-from meristem.rewrite.script import full_lift, lift
+from meristem.rewrite.script import lift
 
 calm = settings(deadline=None, derandomize=True, max_examples=150)
 
@@ -194,12 +194,10 @@ def test_coordinates_blocks_and_lifts_agree(data):
     )
     for i, b in enumerate(blocks):
         assert np.all((source[block == i] < 0) == b.fresh)
-    for form in (full_lift(t, growth), lift(t, growth)):
-        again = Lift(form.term)
-        assert again.size == growth.size(t)
-        assert again.old_size == t.size
-        assert again.coordinates()[0].tolist() == source.tolist()
-    full = full_lift(t, growth)
+    full = Lift(lift(t, growth).term)
+    assert full.size == growth.size(t)
+    assert full.old_size == t.size
+    assert full.coordinates()[0].tolist() == source.tolist()
     assert full.coordinates()[1].tolist() == block.tolist()
     assert [int(np.prod([n for n, _ in d])) for d in full.blocks()] == [b.size for b in blocks]
     assert growth.appends(t) == (source[: t.size].tolist() == list(range(t.size)))

@@ -1,0 +1,78 @@
+"""Plans: pure data that reads back as it was written, and that binds only where the proof agrees."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import meristem
+from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.plan import Plan
+
+
+class Perceptron(nn.Module):
+    """One hidden layer of ``width``."""
+
+    def __init__(self, width=12):
+        super().__init__()
+        self.up, self.down = nn.Linear(5, width), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.down(torch.relu(self.up(x)))
+
+
+def traced(width=12):
+    return meristem.trace(Perceptron(width), (torch.ones(2, 5),))
+
+
+def tampered(plan, change):
+    data = json.loads(plan.to_json())
+    change(data)
+    return Plan.from_json(json.dumps(data))
+
+
+def test_a_plan_reads_back_as_it_was_written():
+    plan = meristem.plan(traced(), {"mlp": 18})
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.to_json() == plan.to_json()
+    assert again.explain() == plan.explain()
+
+
+def test_a_plan_that_was_read_back_grows_the_same_model():
+    model = traced()
+    grown = meristem.grow(model, {"mlp": 18})
+    again = meristem.grow(model, Plan.from_json(grown.plan.to_json()))
+    first, second = grown.state_dict(), again.state_dict()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def without_recipes(data):
+    data["weights"] = {}
+
+
+def with_another_size(data):
+    data["weights"]["up.weight"]["axes"][0] = ["atom", 12, 24]
+
+
+def with_a_recipe_too_many(data):
+    data["sizes"], data["changes"] = {"mlp": 12}, []
+
+
+@pytest.mark.parametrize("change", [without_recipes, with_another_size, with_a_recipe_too_many])
+def test_recipes_that_are_not_those_of_the_proof(change):
+    model = traced()
+    plan = tampered(meristem.plan(model, {"mlp": 18}), change)
+    with pytest.raises(CarrierError, match=r"does not fit this model: .* by the proof") as caught:
+        meristem.grow(model, plan)
+    assert "up.weight" in caught.value.weights
+
+
+def test_a_plan_of_another_size_of_the_same_class():
+    plan = meristem.plan(traced(12), {"mlp": 18})
+    with pytest.raises(
+        CarrierError, match=r"\(3, 12\) to \(3, 18\) in the plan and from \(3, 15\)"
+    ):
+        meristem.grow(traced(15), plan)
