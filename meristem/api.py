@@ -90,7 +90,7 @@ def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:
         given = sizes_or_plan
         options = {**given.options, **options}
         prepared = prepare(model, {by_name(n): s for n, s in given.sizes.items()}, **options)
-        given.check(prepared.plan, {n for w in model.graph.weights for n in w.names})
+        given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
     else:
         prepared = prepare(model, sizes_or_plan, **options)
     return Model(_apply(model, prepared), model.side, prepared.plan)

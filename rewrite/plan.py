@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -70,23 +70,26 @@ class Plan:
             "seed": self.seed,
         }
 
-    def check(self, proved: Plan, stored: Collection[str]) -> None:
-        """Compare the recipes with those that the proof gives for a model with ``stored`` weights.
+    def check(self, proved: Plan, stored: Mapping[str, str]) -> None:
+        """Compare the recipes with those that the proof gives for a model with the ``stored`` weights.
 
-        Growing axes are compared without their order, for carriers store some weights transposed, and
-        weights that one carrier alone has are left out.
+        ``stored`` maps every name of a stored weight to the one that its recipe has there: tied weights
+        have one recipe under one of their names. Growing axes are compared without their order, for
+        carriers store some weights transposed, and weights that one carrier alone has are left out.
 
         Raises CarrierError where a weight has another recipe, or a recipe here and none there.
         """
-        both = self.weights.keys() & stored
-        wrong = [n for n in sorted(both) if _sizes(self, n) != _sizes(proved, n)]
-        if not wrong and proved.weights and not self.weights:
+        pairs = [
+            (self.weights[n], proved.weights.get(stored[n])) for n in self.weights if n in stored
+        ]
+        wrong = sorted(ours.name for ours, theirs in pairs if _grown(ours) != _grown(theirs))
+        if not self.weights:
             wrong = sorted(proved.weights)
         if wrong:
             name = wrong[0]
             raise CarrierError(
-                f"the plan does not fit this model: {name} goes {_words(self, name)} in the plan and "
-                f"{_words(proved, name)} by the proof"
+                f"the plan does not fit this model: {name} goes {_words(self.weights.get(name))} in the "
+                f"plan and {_words(proved.weights.get(stored[name]))} by the proof"
                 + (f" (and {len(wrong) - 1} other weights)" if wrong[1:] else "")
                 + "; make the plan again from this model, or from another export of the same one",
                 weights=wrong,
@@ -139,13 +142,12 @@ class Plan:
             raise CarrierError(f"this is not a meristem plan: {error}") from error
 
 
-def _sizes(plan: Plan, name: str) -> list[tuple[int, int]]:
-    recipe = plan.weights.get(name)
+def _grown(recipe: Expansion | None) -> list[tuple[int, int]]:
+    """(old, new) of the axes that grow."""
     return sorted((a.old_size, a.size) for a in recipe.axes if a.grows) if recipe else []
 
 
-def _words(plan: Plan, name: str) -> str:
-    recipe = plan.weights.get(name)
+def _words(recipe: Expansion | None) -> str:
     return f"from {recipe.old_shape} to {recipe.shape}" if recipe else "unchanged"
 
 
