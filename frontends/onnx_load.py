@@ -34,8 +34,8 @@ def load_onnx(source: Any) -> OnnxCarrier:
         proto = gs.export_onnx(source)
         return _carrier(_deserialised(proto), None, _listed(proto))
     raise CarrierError(
-        f"cannot load {type(source).__name__}; give a path, onnx.ModelProto, onnx_ir.Model or "
-        "onnx_graphsurgeon.Graph",
+        f"cannot load {type(source).__name__}; give a path, a torch ExportedProgram, onnx.ModelProto, "
+        "onnx_ir.Model, torch.onnx.ONNXProgram or onnx_graphsurgeon.Graph; meristem.trace takes modules",
         source=type(source).__name__,
     )
 

@@ -312,7 +312,9 @@ def test_an_output_in_a_folder_that_is_not_there(mlp, tmp_path):
 
 def test_an_output_below_a_file(mlp, tmp_path):
     (tmp_path / "file").write_text("")
-    refused("grow", mlp, "-o", tmp_path / "file" / "o.onnx", "--set", "mlp=16", error="OutputError")
+    out = tmp_path / "file" / "o.onnx"
+    message = refused("grow", mlp, "-o", out, "--set", "mlp=16", error="OutputError")
+    assert "is not a folder" in message
 
 
 def test_an_output_that_is_a_folder(mlp, tmp_path):

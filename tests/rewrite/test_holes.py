@@ -55,7 +55,8 @@ def test_a_root_at_new_coordinates():
 
 
 def test_a_constant_negative_index_into_a_grown_axis():
-    all_grow(Between(lambda m, h: h + h[..., [-2]]))
+    got = all_grow(Between(lambda m, h: h + h[..., [-2]]))
+    assert got.accepted == [(4,), (4,)]
 
 
 def test_one_index_table_for_two_axes():
@@ -69,30 +70,36 @@ def test_one_index_table_for_two_axes():
             p, q = self.p(x), self.q(x)
             return self.last(torch.cat([p, p.index_select(-1, self.i % 5), q, q[..., self.i]], -1))
 
-    some_grow(Two())
+    got = some_grow(Two())
+    assert not got.accepted
+    assert any("constant index" in why for why in got.refused)
 
 
 def test_a_bias_under_a_changed_scale():
-    all_grow(
+    got = all_grow(
         Between(
             lambda m, h: F.rms_norm(h, (6,), eps=0.1) + m.bias, bias=nn.Parameter(torch.ones(6))
         )
     )
+    assert got.accepted == [(6,), (6,)]
 
 
 def test_a_norm_without_gain_before_an_activation():
     """Nothing can take the factor back, so the statistics stay those of the old coordinates."""
-    all_grow(Between(lambda m, h: F.gelu(F.rms_norm(h, (6,), eps=0.1))), modes=("graph",))
+    norm = Between(lambda m, h: F.gelu(F.rms_norm(h, (6,), eps=0.1)))
+    assert all_grow(norm, modes=("graph",)).accepted == [(6,)]
 
 
 def test_writes_into_views():
     def write(m, h):
-        out = h.new_empty(h.shape)
+        out = torch.zeros_like(h)
         out[..., :2] = h[..., :2] * 2
         out[..., 2:] = h[..., 2:].relu()
         return out
 
-    some_grow(Between(write))
+    got = some_grow(Between(write))
+    assert {(2,), (4,), (2, 4)} == set(got.accepted)
+    assert not got.refused
 
 
 def test_writes_into_a_copy():
@@ -101,19 +108,22 @@ def test_writes_into_a_copy():
         out[..., 1:3].mul_(3)
         return out
 
-    some_grow(Between(write))
+    got = some_grow(Between(write))
+    assert {(2,), (3,), (2, 3)} == set(got.accepted)
+    assert not got.refused
 
 
 def test_sizes_of_grown_axes_in_factories():
     """`ones_like` of a grown value grows with it, so what it sums to is another number."""
-    some_grow(Between(lambda m, h: h + torch.ones_like(h).sum(-1, keepdim=True)))
-    some_grow(Between(lambda m, h: h * torch.full_like(h, 0.5).mean(-1, keepdim=True)))
-    some_grow(
-        Between(
-            lambda m, h: h + m.w.expand_as(h).sum(-1, keepdim=True), w=nn.Parameter(torch.ones(1))
-        )
-    )
-    some_grow(Between(lambda m, h: h + h.new_ones(h.shape).sum(-1, keepdim=True)))
+    grown = Between(lambda m, h: h + torch.ones_like(h).sum(-1, keepdim=True))
+    assert not some_grow(grown).accepted
+    mean = Between(lambda m, h: h * torch.full_like(h, 0.5).mean(-1, keepdim=True))
+    assert not some_grow(mean).accepted
+    one = nn.Parameter(torch.ones(1))
+    expanded = Between(lambda m, h: h + m.w.expand_as(h).sum(-1, keepdim=True), w=one)
+    assert all_grow(expanded).accepted == [(6,), (6,)]
+    stated = Between(lambda m, h: h + h.new_ones(h.shape).sum(-1, keepdim=True))
+    assert all_grow(stated).accepted == [(6,), (6,)]
 
 
 def test_a_constant_of_the_program_cannot_grow():
@@ -130,22 +140,26 @@ def test_statistics_that_something_else_reads():
         var = h.pow(2).mean(-1, keepdim=True)
         return torch.cat([(h * torch.rsqrt(var + 0.1)).cos(), var], -1)
 
-    some_grow(Between(norm, out=7))
+    got = some_grow(Between(norm, out=7))
+    assert not got.accepted
+    assert any("sums over new coordinates" in why for why in got.refused)
 
 
 def test_comparisons_after_a_norm():
-    all_grow(Between(lambda m, h: (F.rms_norm(h, (6,), eps=0.1) > 0.2).float()))
+    compared = Between(lambda m, h: (F.rms_norm(h, (6,), eps=0.1) > 0.2).float())
+    assert all_grow(compared).accepted == [(6,)]
 
 
 def test_integers_after_a_norm():
-    all_grow(Between(lambda m, h: (3 * F.rms_norm(h, (6,), eps=0.1)).int().float()))
+    rounded = Between(lambda m, h: (3 * F.rms_norm(h, (6,), eps=0.1)).int().float())
+    assert all_grow(rounded).accepted == [(6,)]
 
 
 def test_a_layer_norm_over_a_wide_and_a_single_piece():
     def pieces(m, h):
         return F.layer_norm(torch.cat([h, m.one(h)], -1), (7,), eps=0.1)
 
-    all_grow(Between(pieces, out=7, one=nn.Linear(6, 1)))
+    assert all_grow(Between(pieces, out=7, one=nn.Linear(6, 1))).accepted == [(6,)]
 
 
 def test_positions_beyond_a_table():
@@ -160,7 +174,9 @@ def test_positions_beyond_a_table():
             y = self.table(torch.arange(5)) + self.more
             return self.last(x @ y.T)
 
-    some_grow(Positions())
+    got = some_grow(Positions())
+    assert got.accepted == [(5,), (5,)]
+    assert any("reads by computed indices" in why for why in got.refused)
 
 
 def test_two_channels_of_a_batch_norm():
@@ -233,4 +249,5 @@ def test_a_negative_index_that_the_caller_gives():
 
 def test_factories_without_a_dtype():
     """The oracle itself retypes what the program makes in the default dtype."""
-    some_grow(Between(lambda m, h: h @ torch.eye(6)))
+    got = some_grow(Between(lambda m, h: h @ torch.eye(6)))
+    assert got.pinned == ["aten.eye has no semantics"]
