@@ -93,6 +93,10 @@ class Call:
             )
         return out[0], out[1]
 
+    def wants(self, i: int) -> bool:
+        """Is the i-th result used by anyone?"""
+        return any(u.args[1] == i and u.users for u in self.node.users)
+
     def shape(self) -> tuple[int, ...]:
         """The recorded shape of the (first) result."""
         val = self.node.meta["val"]

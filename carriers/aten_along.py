@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -171,48 +170,3 @@ def order(c: Call) -> list[Value]:
         return [c.b.apply("scan", x, how=how, **at) for how in ("topk", "topk_index")]
     at = {"axis": axis, "descending": bool(c.args["descending"])}
     return [c.b.apply("scan", x, how=how, **at) for how in ("sort", "argsort")]
-
-
-@aten(
-    "max_pool2d.default",
-    "avg_pool2d.default",
-    "max_pool1d.default",
-    "avg_pool1d.default",
-    "adaptive_avg_pool2d.default",
-    "adaptive_avg_pool1d.default",
-    "max_pool2d_with_indices.default",
-    "_adaptive_avg_pool2d.default",
-)
-def pool(c: Call) -> Any:
-    name = str(c.node.target).split(".")[1]
-    x = c.value("self")
-    rank = 2 if "2d" in name else 1
-
-    def each(arg: str, default: int) -> list[int]:
-        got = c.num(arg) if arg in c.position else None
-        got = [default] if got in (None, []) else got if isinstance(got, list) else [got]
-        return got * rank if len(got) == 1 else got
-
-    if "adaptive" in name:
-        target = each("output_size", 1)
-        spatial = x.shape[-rank:]
-        if any(n % t for n, t in zip(spatial, target, strict=True)):
-            return None
-        kernel = [n // t for n, t in zip(spatial, target, strict=True)]
-        attrs: dict[str, Any] = {"kernel": kernel, "stride": kernel, "pads": [0] * rank}
-    else:
-        kernel = each("kernel_size", 1)
-        stride = each("stride", 0)
-        attrs = {
-            "kernel": kernel,
-            "stride": kernel if stride == [0] * rank else stride,
-            "pads": each("padding", 0),
-        }
-        if any(d != 1 for d in each("dilation", 1)) or c.args.get("divisor_override"):
-            return None
-        if c.args.get("count_include_pad") is False and any(attrs["pads"]):
-            return None
-    how = "max" if "max" in name else "mean"
-    attrs = {k: tuple(v) for k, v in attrs.items()}
-    y = c.b.apply("pool", x, how=how, ceil=bool(c.args.get("ceil_mode") or False), **attrs)
-    return [y, None] if "with_indices" in name else y

@@ -71,6 +71,22 @@ def leaky_relu(c: Call) -> Value:
     return c.b.apply("leaky_relu", c.value("self"), options={"slope": c.num("negative_slope")})
 
 
+@aten("rrelu.default")
+def rrelu(c: Call) -> Value | None:
+    """Out of training the slope is the middle of its range."""
+    if c.args["training"]:
+        return None
+    slope = (c.num("lower") + c.num("upper")) / 2
+    return c.b.apply("leaky_relu", c.value("self"), options={"slope": slope})
+
+
+@aten("threshold.default")
+def threshold(c: Call) -> Value:
+    x = c.value("self")
+    above = c.b.apply("gt", x, c.b.literal(c.num("threshold"), x.dtype))
+    return c.b.apply("where", above, x, c.b.literal(c.num("value"), x.dtype))
+
+
 @aten("elu.default")
 def elu(c: Call) -> Value | None:
     if c.num("scale") != 1 or c.num("input_scale") != 1:
@@ -161,6 +177,16 @@ def add(c: Call) -> Value:
     if "rsub" in name:
         return c.b.apply("sub", y, x)
     return c.b.apply("sub" if "sub" in name else "add", x, y)
+
+
+@aten("addcmul.default", "addcdiv.default")
+def add_product(c: Call) -> Value:
+    """self + value * tensor1 * tensor2, or a quotient."""
+    kind = "div" if "div" in str(c.node.target) else "mul"
+    y = c.b.apply(kind, c.value("tensor1"), c.value("tensor2"))
+    if c.num("value") != 1:
+        y = c.b.apply("mul", y, c.b.literal(float(c.num("value")), y.dtype))
+    return c.b.apply("add", c.value("self"), y)
 
 
 @aten("div.Tensor", "div.Scalar", "true_divide.Tensor")

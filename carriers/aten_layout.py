@@ -1,4 +1,4 @@
-"""Lowering of ATen, continued: moving, reading and making coordinates, and looking along axes."""
+"""Lowering of ATen: moving and making coordinates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import fx
 
 from meristem.carriers.aten import Call, aten
 from meristem.carriers.aten_values import shape_of
-from meristem.rewrite.graph import Literal, Value
+from meristem.rewrite.graph import Value
 
 
 @aten(
@@ -207,47 +207,6 @@ def roll(c: Call) -> Value | None:
         return None
     axes = tuple(d % len(x.shape) for d in c.num("dims"))
     return c.b.apply("rearrange", x, how="roll", axes=axes, shifts=tuple(c.num("shifts")))
-
-
-# -- reading by index ------------------------------------------------------------------------------
-
-
-@aten("embedding.default")
-def embedding(c: Call) -> Value:
-    return c.b.apply("take", c.value("weight"), c.value("indices"), axis=0, unsigned=True)
-
-
-@aten("index_select.default")
-def index_select(c: Call) -> Value:
-    x = c.value("self")
-    return c.b.apply("take", x, c.value("index"), axis=c.num("dim") % len(x.shape))
-
-
-@aten("index.Tensor", "_unsafe_index.Tensor")
-def index(c: Call) -> Value | None:
-    x = c.value("self")
-    given = [(a, c.values[n]) for a, n in enumerate(c.args["indices"]) if n is not None]
-    if any(v.dtype == "bool" for _, v in given):
-        return None
-    if len(given) == 1:
-        axis, i = given[0]
-        if isinstance(i, Literal) and i.data.shape == (1,):
-            start = int(i.data[0]) % x.shape[axis]
-            y = c.b.slice(x, axis, start, start + 1)
-            y.producer.slots["start"] = i.slot  # type: ignore[union-attr,assignment]
-            if i.slot is None:
-                del y.producer.slots["start"]  # type: ignore[union-attr]
-            return y
-        return c.b.apply("take", x, i, axis=axis)
-    return c.b.emit(
-        "take_many", [x, *(v for _, v in given)], {"axes": [a for a, _ in given]}
-    ).output
-
-
-@aten("gather.default")
-def gather(c: Call) -> Value:
-    x = c.value("self")
-    return c.b.apply("take_along", x, c.value("index"), axis=c.num("dim") % len(x.shape))
 
 
 # -- making ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from meristem.carriers import spatial
 from meristem.carriers.aten import Call, aten
 from meristem.carriers.einsum import einsum as spelled_out
 from meristem.rewrite.graph import Value
@@ -57,26 +58,44 @@ def attention(c: Call) -> Value:
 
 @aten("convolution.default", "conv1d.default", "conv2d.default", "conv3d.default")
 def convolution(c: Call) -> Value | None:
+    x, w = c.value("input"), c.value("weight")
     if c.args.get("transposed"):
-        return None
-    x = c.value("input")
-    w = c.value("weight")
-    rank = len(w.shape) - 2
+        return transposed_convolution(c)
     if len(x.shape) != len(w.shape):
         return None
-
-    def each(name: str) -> list[int]:
-        got = c.num(name)
-        got = list(got) if isinstance(got, (list, tuple)) else [got]
-        return got * rank if len(got) == 1 else got
-
     return c.b.convolution(
         x,
         w,
         c.maybe("bias"),
-        stride=each("stride"),
-        pads=[(p, p) for p in each("padding")],
-        dilation=each("dilation"),
+        stride=_each(c, "stride"),
+        pads=[(p, p) for p in _each(c, "padding")],
+        dilation=_each(c, "dilation"),
+        groups=c.num("groups"),
+        groups_role=c.role("groups"),
+    )
+
+
+def _each(c: Call, name: str) -> list[int]:
+    """One number for each spatial axis, of which the program may state one for all."""
+    got = c.num(name)
+    got = list(got) if isinstance(got, (list, tuple)) else [got]
+    return got * (len(c.value("weight").shape) - 2) if len(got) == 1 else got
+
+
+@aten("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
+def transposed_convolution(c: Call) -> Value | None:
+    x, w = c.value("input"), c.value("weight")
+    if len(x.shape) != len(w.shape):
+        return None
+    return spatial.transposed_convolution(
+        c.b,
+        x,
+        w,
+        c.maybe("bias"),
+        stride=_each(c, "stride"),
+        pads=[(p, p) for p in _each(c, "padding")],
+        dilation=_each(c, "dilation"),
+        extra=_each(c, "output_padding"),
         groups=c.num("groups"),
         groups_role=c.role("groups"),
     )
@@ -138,10 +157,28 @@ def group_norm(c: Call) -> Value:
     return _affine(c, c.b.reshape(y, x.shape), c.maybe("weight"), c.maybe("bias"))
 
 
+@aten("instance_norm.default")
+def instance_norm(c: Call) -> Value | None:
+    """Every channel over its own places; with kept statistics it is a batch norm."""
+    x, kept = c.value("input"), c.maybe("running_mean")
+    if not c.args["use_input_stats"]:
+        return _by_statistics(c)
+    if kept is not None:
+        return None  # it would write new statistics
+    y = c.b.norm(x, range(2, len(x.shape)), c.num("eps"), True, c.role("eps"))
+    return _affine(c, y, c.maybe("weight"), c.maybe("bias"))
+
+
 @aten("_native_batch_norm_legit_no_training.default", "batch_norm.default")
 def batch_norm(c: Call) -> Any:
     if c.args.get("training"):
         return None
+    y = _by_statistics(c)
+    return [y, None, None] if y is not None and "legit" in str(c.node.target) else y
+
+
+def _by_statistics(c: Call) -> Value | None:
+    """(x - mean) / sqrt(var + eps) by stored mean and variance, then gain and bias."""
     x = c.value("input")
     mean, var = c.maybe("running_mean"), c.maybe("running_var")
     if mean is None or var is None:
@@ -151,8 +188,7 @@ def batch_norm(c: Call) -> Any:
     scale = c.b.apply("rsqrt", c.b.apply("add", var, eps))
     y = c.b.apply("sub", x, c.b.reshape(mean, ones))
     y = c.b.apply("mul", y, c.b.reshape(scale, ones))
-    y = _affine(c, y, c.maybe("weight"), c.maybe("bias"))
-    return [y, None, None] if "legit" in str(c.node.target) else y
+    return _affine(c, y, c.maybe("weight"), c.maybe("bias"))
 
 
 def _affine(c: Call, y: Value, weight: Value | None, bias: Value | None) -> Value:
@@ -163,3 +199,28 @@ def _affine(c: Call, y: Value, weight: Value | None, bias: Value | None) -> Valu
     if bias is not None:
         y = c.b.apply("add", y, c.b.reshape(bias, ones))
     return y
+
+
+# -- weights that are made of weights --------------------------------------------------------------
+
+
+@aten("_weight_norm.default", "_weight_norm_interface.default")
+def weight_norm(c: Call) -> Any:
+    """v * (g / |v|), the length taken over all axes but one (over all of them at -1)."""
+    v, g, dim = c.value("v"), c.value("g"), c.num("dim")
+    axes = tuple(a for a in range(len(v.shape)) if dim == -1 or a != dim % len(v.shape))
+    square = c.b.apply("pow", v, c.b.literal(2.0, v.dtype))  # which is proved non-negative
+    total = c.b.apply("sum", square, axes=axes, keep=dim != -1, mean=False)
+    length = c.b.apply("sqrt", total)
+    y = c.b.apply("mul", v, c.b.apply("div", g, length))
+    return [y, length] if "interface" in str(c.node.target) else y
+
+
+@aten("bilinear.default")
+def bilinear(c: Call) -> Value:
+    """y[..., o] = sum over i, j of x[..., i] w[o, i, j] z[..., j] + bias[o]."""
+    x, z, w, bias = c.value("input1"), c.value("input2"), c.value("weight"), c.maybe("bias")
+    lead = list(range(len(x.shape) - 1))
+    y = c.b.contract(x, w, [*lead, 101], [100, 101, 102], [*lead, 100, 102])
+    y = c.b.contract(y, z, [*lead, 100, 102], [*lead, 102], [*lead, 100])
+    return y if bias is None else c.b.apply("add", y, bias)

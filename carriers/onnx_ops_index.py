@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from meristem.carriers import indices
 from meristem.carriers.onnx_ops import Call, Declined, onnx
 from meristem.carriers.onnx_ops_elementwise import folded, to_type
 from meristem.carriers.onnx_values import dtype_name
@@ -66,6 +67,36 @@ def gather_nd(c: Call) -> Value:
     if count == 1:
         return c.b.apply("take", x, parts[0], axis=0)
     return c.b.apply("take_many", x, *parts, axes=tuple(range(count)))
+
+
+@onnx("ScatterElements")
+def scatter_elements(c: Call) -> Value:
+    x, index, z = c.x(0), c.x(1), c.x(2)
+    axis = c.attr("axis", 0) % len(x.shape)
+    if isinstance(index, Literal):
+        index = folded(c, [index], np.asarray(index.data) % x.shape[axis], index.dtype)
+    return c.b.apply("scatter", x, index, z, axis=axis, add=_adds(c))
+
+
+@onnx("ScatterND")
+def scatter_nd(c: Call) -> Value:
+    """The last axis of the index names a place on the first axes."""
+    x, index = c.x(0), c.x(1)
+    count = index.shape[-1]
+    parts = [c.b.select(index, -1, i) for i in range(count)]
+    y = indices.write(c.b, x, range(count), parts, c.x(2), add=_adds(c))
+    if y is None:
+        raise Declined("axes that are no neighbours")
+    return y
+
+
+def _adds(c: Call) -> bool:
+    """Are the written entries added (else they replace)?"""
+    how = c.attr("reduction", "none")
+    how = how.decode() if isinstance(how, bytes) else how
+    if how not in ("none", "add"):
+        raise Declined(f"writes by {how}")
+    return bool(how == "add")
 
 
 @onnx("OneHot")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from meristem.carriers import spatial
 from meristem.carriers.onnx_ops import Call, Declined, axes_of, onnx
 from meristem.carriers.onnx_ops_spatial import mirrored
 from meristem.rewrite.graph import Value
@@ -167,29 +168,13 @@ def pad(c: Call) -> Value:
 
 @onnx("DepthToSpace")
 def depth_to_space(c: Call) -> Value:
-    x, b = c.x(0), c.attr("blocksize")
-    n, ch, h, w = x.shape
-    if c.attr("mode", "DCR") in ("DCR", b"DCR"):
-        y = _fixed(c, c.b.reshape(x, [n, b, b, ch // b**2, h, w]), 1, 2)
-        y = c.b.permute(y, [0, 3, 4, 1, 5, 2])
-    else:
-        y = _fixed(c, c.b.reshape(x, [n, ch // b**2, b, b, h, w]), 2, 3)
-        y = c.b.permute(y, [0, 1, 4, 2, 5, 3])
-    return c.b.reshape(y, [n, ch // b**2, h * b, w * b])
-
-
-def _fixed(c: Call, x: Value, *axes: int) -> Value:
-    """The same values, on axes whose size the operator fixes: a roll by nothing."""
-    return c.b.apply("rearrange", x, how="roll", shifts=(0,) * len(axes), axes=axes)
+    outer = c.attr("mode", "DCR") in ("DCR", b"DCR")
+    return spatial.depth_to_space(c.b, c.x(0), c.attr("blocksize"), outer=outer)
 
 
 @onnx("SpaceToDepth")
 def space_to_depth(c: Call) -> Value:
-    x, b = c.x(0), c.attr("blocksize")
-    n, ch, h, w = x.shape
-    y = _fixed(c, c.b.reshape(x, [n, ch, h // b, b, w // b, b]), 3, 5)
-    y = c.b.permute(y, [0, 3, 5, 1, 2, 4])
-    return c.b.reshape(y, [n, ch * b * b, h // b, w // b])
+    return spatial.space_to_depth(c.b, c.x(0), c.attr("blocksize"), outer=True)
 
 
 # -- sequences: exporters spell a split as a sequence and its elements -------------------------

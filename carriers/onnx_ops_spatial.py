@@ -12,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from meristem.carriers.onnx_ops import Call, Declined, axes_of
 from meristem.carriers.onnx_ops import onnx as lowers
 from meristem.carriers.onnx_ops_linear import window_pads
+from meristem.carriers.spatial import along, transposed_convolution
 from meristem.rewrite.graph import Array, Value
 
 
@@ -26,7 +27,7 @@ def resize(c: Call) -> Value:
     scales, sizes = _targets(c, x, axes)
     for a, scale, size in zip(axes, scales, sizes, strict=True):
         if size != x.shape[a] or scale != 1.0:
-            x = _along(c, x, a, _weights(c, x.shape[a], scale, size))
+            x = along(c.b, x, a, _weights(c, x.shape[a], scale, size))
     if not (c.has(3) and c.const(3).size):
         return c.b.apply("identity", x)
     # The sizes of axes that stay are stated too.
@@ -85,19 +86,12 @@ def _attributes(c: Call) -> list[onnx.AttributeProto]:
     return list(ir.to_proto(c.node).attribute)
 
 
-def _along(c: Call, x: Value, axis: int, weights: Array) -> Value:
-    """y[..., j, ...] = sum over i of x[..., i, ...] w[i, j]."""
-    labels = list(range(len(x.shape)))
-    out = [100 if a == axis else a for a in labels]
-    return c.b.contract(x, c.b.literal(weights, x.dtype), labels, [axis, 100], out)
-
-
 def mirrored(c: Call, x: Value, pads: Sequence[tuple[int, int]], mode: str) -> Value:
     """Padding by entries of the operand: along each padded axis a table of zeros and ones."""
     for axis, (lo, hi) in enumerate(pads):
         if lo or hi:
             places = np.pad(np.arange(x.shape[axis]), (lo, hi), mode=_PAD_MODES[mode])
-            x = _along(c, x, axis, np.eye(x.shape[axis])[:, places])
+            x = along(c.b, x, axis, np.eye(x.shape[axis])[:, places])
     return x
 
 
@@ -106,7 +100,6 @@ _PAD_MODES: dict[str, Any] = {"reflect": "reflect", "edge": "edge", "wrap": "wra
 
 @lowers("ConvTranspose")
 def conv_transpose(c: Call) -> Value:
-    """A convolution with the mirrored kernel over the operand with zeros between its entries."""
     if _text(c, "auto_pad", "NOTSET") != "NOTSET" or c.attr("output_shape"):
         raise Declined("states its output")
     x, w = c.x(0), c.x(1)
@@ -115,32 +108,10 @@ def conv_transpose(c: Call) -> Value:
     strides = list(c.attr("strides") or [1] * rank)
     dilations = list(c.attr("dilations") or [1] * rank)
     extra = list(c.attr("output_padding") or [0] * rank)
-    pads = []
-    for i, (lo, hi) in enumerate(window_pads(c, x.shape[2:], w.shape[2:])):
-        reach = dilations[i] * (w.shape[2 + i] - 1)
-        pads.append((reach - lo, reach - hi + extra[i]))
-    if any(p < 0 for pair in pads for p in pair):
-        raise Declined("crops more than a kernel")
-    for i, s in enumerate(strides):
-        x = _spread(c, x, 2 + i, s)
-    inner, out, *kernel = w.shape
-    w = c.b.reshape(w, [groups, inner // groups, out, *kernel])
-    w = c.b.permute(w, [0, 2, 1, *range(3, 3 + rank)])
-    w = c.b.apply("rearrange", w, how="flip", axes=tuple(range(3, 3 + rank)))
-    w = c.b.reshape(w, [groups * out, inner // groups, *kernel])
-    return c.b.convolution(
-        x, w, c.maybe(2), stride=[1] * rank, pads=pads, dilation=dilations, groups=groups,
-        groups_role=("attr", "group"),
+    y = transposed_convolution(
+        c.b, x, w, c.maybe(2), stride=strides, pads=window_pads(c, x.shape[2:], w.shape[2:]),
+        dilation=dilations, extra=extra, groups=groups, groups_role=("attr", "group"),
     )  # fmt: skip
-
-
-def _spread(c: Call, x: Value, axis: int, step: int) -> Value:
-    """step - 1 zeros between neighbours."""
-    if step == 1:
-        return x
-    n = x.shape[axis]
-    y = c.b.reshape(x, [*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]])
-    pads = tuple((0, step - 1) if a == axis + 1 else (0, 0) for a in range(len(y.shape)))
-    y = c.b.apply("pad", y, pads=pads, value=0.0)
-    y = c.b.reshape(y, [*x.shape[:axis], n * step, *x.shape[axis + 1 :]])
-    return c.b.slice(y, axis, 0, (n - 1) * step + 1)
+    if y is None:
+        raise Declined("crops more than a kernel")
+    return y

@@ -12,6 +12,7 @@ from meristem.rewrite.semantics import (
     pad,
     pool,
     reduce,
+    scatter,
 )
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "pool",
     "reduce",
     "register",
+    "scatter",
     "semantics",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from meristem.rewrite.axes import Term
 from meristem.rewrite.flow import Cell, Flow, combinations
-from meristem.rewrite.formula import FALSE, TRUE, all_of
+from meristem.rewrite.formula import FALSE, TRUE, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.scale import NONE, Linear
@@ -73,10 +73,11 @@ class Sum(Base):
                     flow.oblige(all_of(cell.twins), "sums over copies, which must be equal", new)
                 else:
                     flow.oblige(cell.zero, "sums over new coordinates, which must be zero", new)
-            nonneg, pos = all_of(c.nonneg for c in row), all_of(c.pos for c in row)
+            nonneg = all_of(c.nonneg for c in row)
+            pos = all_of([nonneg, any_of(c.pos for c in row)])
             if fresh:
                 twins = _outer_twins(row, grid, at, over, fresh)
-                return Cell(all_of(c.zero for c in row), twins, None, nonneg, FALSE)
+                return Cell(all_of(c.zero for c in row), twins, None, nonneg, pos)
             gain = -ratio if op.attrs["mean"] else 0.0
             scale = flow.equal_scales(scales, "sums blocks")
             return Cell(FALSE, (), None if scale is None else scale + Linear(gain), nonneg, pos)

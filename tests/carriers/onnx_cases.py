@@ -394,6 +394,14 @@ def indices() -> Iterator[Case]:
     yield one("GatherND", X, {"i": np.array([[0, 1], [1, -1]])})
     yield one("GatherND", X, {"i": np.array([[-1]])}, name="GatherND-one")
     yield one("GatherND", {"x": tensor(4, 4), "i": IDS[:, :2]}, name="GatherND-data")
+    places = {"i": np.array([[[0, -1, 2, 1]]] * 2), "u": tensor(2, 1, 4, seed=4)}
+    yield one("ScatterElements", X, places, axis=1)
+    yield one("ScatterElements", X, places, name="ScatterElements-add", axis=1, reduction="add")
+    one_place = {"i": np.array([[-1], [0], [-1]]), "u": tensor(3, 3, 4, seed=4)}
+    yield one("ScatterND", X, one_place, name="ScatterND-add", reduction="add")
+    two = {"i": np.array([[0, 1], [1, -1]]), "u": tensor(2, 4, seed=4)}
+    yield one("ScatterND", X, two)
+    yield one("ScatterND", {**X, "i": IDS[:, :2] % 2}, {"u": tensor(2, 4)}, name="ScatterND-data")
     yield one("OneHot", {"i": IDS}, {"d": np.array(4), "v": np.array([0.5, 2], np.float32)}, axis=1)
     yield one("TopK", X, {"k": np.array([2])}, outputs="y i", axis=1)
     yield one("TopK", X, {"k": np.array([3])}, name="TopK-least", outputs="y i", largest=0)

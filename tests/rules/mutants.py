@@ -15,7 +15,16 @@ from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.flow import Cell, Flow
 from meristem.rewrite.formula import FALSE, TRUE
 from meristem.rewrite.scale import Linear
-from meristem.rewrite.semantics import contraction, gather, layout, norm, pad, pool, reduce
+from meristem.rewrite.semantics import (
+    contraction,
+    gather,
+    layout,
+    norm,
+    pad,
+    pool,
+    reduce,
+    scatter,
+)
 from meristem.rewrite.sizes import Sizes
 from tests.rules import mutants_elementwise
 from tests.rules.mutation import MUTANTS, method, mutant, nothing
@@ -217,6 +226,7 @@ _unpinned("extremum", "extremum: over a grown axis, least")
 _unpinned("scan", "scan: cumsum of a grown axis", "scan: sort of a grown axis")
 _unpinned("reshape", "reshape: factors that do not align")
 _unpinned("take_many", "take_many: from the end")
+_unpinned("scatter", "scatter: along a grown axis")
 
 
 @mutant("constants may grow", "literal: a table beside a grown axis")
@@ -266,6 +276,18 @@ mutant("take: one rewritten index for two axes", "take: one constant index for t
 )
 mutant("take: indices beyond the axis", "take: a range of positions into a table")(
     method(gather, "check_range", nothing)
+)
+
+
+def _nothing_written(op: Any, flow: Flow, v: Any, *, whole: bool, old: Any = scatter._rows) -> Any:
+    return (lambda at, fresh: []) if v is op.inputs[2] else old(op, flow, v, whole=whole)
+
+
+mutant("scatter: nothing is written", "scatter: rows, set", "scatter: rows, add")(
+    method(scatter, "_rows", _nothing_written)
+)
+mutant("scatter: a mean of places", "scatter: a place for every coordinate")(
+    method(scatter, "_same_place", lambda twin, strategy: TRUE)
 )
 
 

@@ -108,6 +108,10 @@ ONNX: dict[str, list[Node]] = {
     ],
     "take_many": [Node("GatherND", (X,), (np.array([[0, 1], [1, 2]]),))],
     "take_along": [Node("GatherElements", (X, N % 3), attrs={"axis": 1})],
+    "scatter": [
+        Node("ScatterElements", (X, N[:, :2] % 3, Y[:, :2]), attrs={"axis": 1, "reduction": "add"}),
+        Node("ScatterND", (X,), (np.array([[0, 1], [1, -1], [0, 0]]), Y[0])),
+    ],
     "reshape": [
         Node("Reshape", (X,), (ints(2, -1),)),
         Node("Flatten", (X,), attrs={"axis": 2}),

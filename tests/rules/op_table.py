@@ -133,6 +133,7 @@ TABLE: dict[str, Op] = {
         weights=((2, 3, 6),),
     ),
     "take_along": Op(lambda h: h.gather(1, h.argmax(1, keepdim=True))),
+    "scatter": Op(lambda h: h.index_add(1, torch.tensor([2, 0, 2]), F.relu(h), alpha=2)),
     # moving
     "reshape": Op(lambda h: F.relu(h.reshape(2, 3, 2, 3).transpose(2, 3)).reshape(2, 3, 6)),
     "permute": Op(lambda h: h.permute(2, 0, 1).relu().permute(1, 2, 0)),

@@ -19,6 +19,8 @@ PINNED = {
     "slice: every second of a part": "does not divide its size",
     "rearrange: flipped": "moves coordinates by position",
     "softmax: over a grown axis": "a new entry would take weight",
+    "scatter: along a grown axis": "writes into it by an index tensor",
+    "scatter: into a part of a grown axis": "writes into a part of it",
     "literal: a table beside a grown axis": "axis of the constant",
     "pow: a table of exponents": "axis of the constant",
     **{
