@@ -144,12 +144,15 @@ def _factors(c: Call, rank: int) -> list[float | None]:
 def _weights(c: Call, shape: tuple[int, ...], axis: int) -> Array:
     """w[i, j]: what coordinate i of the axis gives to j, by interpolating unit vectors.
 
-    The other axes have one coordinate, whose weights sum to one in every mode.
+    The other axes keep two coordinates each (of one, some kernels of torch take another axis).
     """
-    n, rank = shape[axis], len(shape)
+    n, size, rank = shape[axis], c.shape()[axis], len(shape)
+    if n == 1:
+        return np.ones((1, size))
     unit = torch.eye(n, dtype=torch.float64)
     unit = unit.reshape(1, n, *(n if a == axis else 1 for a in range(2, rank)))
-    sizes = [c.shape()[a] if a == axis else 1 for a in range(2, rank)]
+    unit = unit.expand(1, n, *(n if a == axis else 2 for a in range(2, rank))).contiguous()
+    sizes = [size if a == axis else 2 for a in range(2, rank)]
     factors = _factors(c, rank)
     own: dict[str, Any] = {}
     for name in c.position:
@@ -166,7 +169,8 @@ def _weights(c: Call, shape: tuple[int, ...], axis: int) -> Array:
         else:
             own[name] = c.num(name)
     out = c.node.target(**own)  # type: ignore[operator]
-    return np.asarray(out.reshape(n, -1).numpy(), np.float64)
+    line = tuple(slice(None) if a == axis else 0 for a in range(2, rank))
+    return np.asarray(out[(0, slice(None), *line)].numpy(), np.float64)
 
 
 # -- rearrangement ---------------------------------------------------------------------------------

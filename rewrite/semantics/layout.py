@@ -222,8 +222,7 @@ class Slice(Base):
         axis, step = at["axis"], at.get("step", 1)
         x, wanted = flow.of(op.inputs[0]), len(flow.grid(op.output)[axis])
         if at.get("dynamic"):
-            whole = _join(flow, x, axis, flow.grid(op.inputs[0])[axis])
-            flow.set(op.output, np.repeat(whole, wanted, axis))  # the part's own cuts
+            flow.set(op.output, _join(flow, x, axis, flow.grid(op.inputs[0])[axis]))
             return
         if op.output.shape[axis] == 0:
             flow.fill(op.output, OLD)
@@ -245,7 +244,7 @@ class Slice(Base):
         axis = op.attrs["axis"]
         inner = flow.eq.noted(op)
         if inner is None:
-            return _merge(flow, x, axis)
+            return _join(flow, x, axis, flow.grid(op.inputs[0])[axis], "slices in steps")
         pieces = flow.growth.blocks(inner)
         number = _block_with(pieces, op.attrs["start"])
         index: list[Any] = [slice(None)] * x.ndim
@@ -293,7 +292,7 @@ def _block_with(blocks: Sequence[Any], offset: int) -> int:
     raise AssertionError("the offset lies outside the axis")
 
 
-def _join(flow: Flow, x: Any, axis: int, blocks: Sequence[Any]) -> Any:
+def _join(flow: Flow, x: Any, axis: int, blocks: Sequence[Any], why: str) -> Any:
     """What holds of every old block along an axis, as one block."""
     old = [i for i, b in enumerate(blocks) if not b.fresh]
     moved = np.moveaxis(x, axis, -1)
@@ -301,7 +300,7 @@ def _join(flow: Flow, x: Any, axis: int, blocks: Sequence[Any]) -> Any:
     for index in np.ndindex(moved.shape[:-1]):
         row: list[Cell] = [moved[(*index, i)] for i in old]
         fresh = bool(row[0].twins)
-        scale = flow.equal_scales([c.scale for c in row], "takes a part of unknown length")
+        scale = flow.equal_scales([c.scale for c in row], why)
         out[(*index, 0)] = Cell(
             all_of(c.zero for c in row),
             tuple(all_of(c.twins[k] for c in row) for k in range(len(row[0].twins))),
@@ -309,16 +308,6 @@ def _join(flow: Flow, x: Any, axis: int, blocks: Sequence[Any]) -> Any:
             all_of(c.nonneg for c in row),
             all_of(c.pos for c in row),
         )
-    return np.moveaxis(out, -1, axis)
-
-
-def _merge(flow: Flow, x: Any, axis: int) -> Any:
-    """Blocks of a pinned axis whose structure a strided slice forgets: one block, one factor."""
-    moved = np.moveaxis(x, axis, -1)
-    out = np.empty((*moved.shape[:-1], 1), object)
-    for index in np.ndindex(moved.shape[:-1]):
-        scale = flow.equal_scales([c.scale for c in moved[index]], "slices in steps")
-        out[(*index, 0)] = Cell(scale=scale) if not moved[index][0].twins else moved[index][0]
     return np.moveaxis(out, -1, axis)
 
 
@@ -384,7 +373,7 @@ class Rearrange(Base):
         x = flow.of(op.inputs[0])
         for a in op.attrs["axes"]:
             if x.shape[a] != 1:
-                x = _merge(flow, x, a)
+                x = _join(flow, x, a, flow.grid(op.inputs[0])[a], "moves pieces")
         flow.set(op.output, x)
 
     def vanishes(self, op: Op) -> Vanishing:

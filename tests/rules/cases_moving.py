@@ -179,3 +179,15 @@ def _flip(b: Net) -> Value:
 @case("rearrange: rolled rows")
 def _roll(b: Net) -> Value:
     return b.apply("rearrange", hidden(b, 4), how="roll", axes=(0,), shifts=(1,))
+
+
+@case("rearrange: flipped rows of which some are padding")
+def _flip_padded(b: Net) -> Value:
+    y = b.apply("pad", hidden(b, 4), pads=((1, 0), (0, 0)), value=0.0)
+    return b.apply("relu", b.apply("rearrange", y, how="flip", axes=(0,)))
+
+
+@case("slice: every third row of some that are padding")
+def _uneven_padded(b: Net) -> Value:
+    y = b.apply("pad", hidden(b, 4, rows=6), pads=((1, 0), (0, 0)), value=0.0)
+    return b.apply("relu", b.slice(y, 0, 0, 7, 3))

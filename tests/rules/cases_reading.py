@@ -116,6 +116,22 @@ def _count(b: Net) -> Value:
     return b.apply("add", b.dense(y, 3), total)
 
 
+@case("sum: a weight of given lengths")
+def _lengths(b: Net) -> Value:
+    v, g = b.weight(6, 3), b.weight(6, 1)
+    square = b.apply("pow", v, b.literal(2.0))
+    length = b.apply("sqrt", b.apply("sum", square, axes=(1,), keep=True, mean=False))
+    w = b.apply("mul", v, b.apply("div", g, length))
+    return b.apply("relu", b.linear(b.input(2, 3), w))
+
+
+@case("sum: of what is positive and what is not")
+def _mixed(b: Net) -> Value:
+    h = hidden(b, 5)
+    parts = [b.reshape(x, [2, 5, 1]) for x in (b.apply("exp", h), h)]
+    return b.apply("sum", b.concat(parts, 2), axes=(2,), keep=False, mean=False)
+
+
 @case("extremum: maxout")
 def _maxout(b: Net) -> Value:
     y = b.reshape(hidden(b, 12), [2, 4, 3])
