@@ -222,7 +222,8 @@ class Slice(Base):
         axis, step = at["axis"], at.get("step", 1)
         x, wanted = flow.of(op.inputs[0]), len(flow.grid(op.output)[axis])
         if at.get("dynamic"):
-            flow.set(op.output, _join(flow, x, axis, flow.grid(op.inputs[0])[axis]))
+            blocks = flow.grid(op.inputs[0])[axis]
+            flow.set(op.output, _join(flow, x, axis, blocks, "takes a part of unknown length"))
             return
         if op.output.shape[axis] == 0:
             flow.fill(op.output, OLD)

@@ -64,8 +64,11 @@ LOWERED: dict[str, Op] = {
     "_upsample_nearest_exact3d": Op(resized(volume, size=(2, 5, 3), mode="nearest-exact")),
     "upsample_linear1d": Op(resized(line, scale_factor=2.3, mode="linear")),
     "upsample_bilinear2d": Op(resized(image, size=(5, 4), mode="bilinear", align_corners=True)),
-    "upsample_bilinear2d, sizes and scales": Op(
-        image(lambda x: torch.ops.aten.upsample_bilinear2d(x, [5, 6], False, 1.7, 1.6))
+    "upsample_linear1d, size and scale": Op(
+        line(lambda x: torch.ops.aten.upsample_linear1d(x, [5], False, 1.7))
+    ),
+    "upsample_trilinear3d, sizes and scales": Op(
+        volume(lambda x: torch.ops.aten.upsample_trilinear3d(x, [3, 6, 3], False, None, 1.6, 1.5))
     ),
     "upsample_trilinear3d": Op(resized(volume, scale_factor=(1, 2, 0.6), mode="trilinear")),
     "upsample_bicubic2d": Op(resized(image, scale_factor=(1.5, 2), mode="bicubic")),
