@@ -115,6 +115,14 @@ def extremum(c: Call) -> Value:
     return c.b.apply("extremum", c.value("self"), axes=_axes(c), keep=keep, how=how)
 
 
+@aten("max.dim", "min.dim")
+def extremum_and_place(c: Call) -> list[Value | None]:
+    how, keep = str(c.node.target).split(".")[1], bool(c.args["keepdim"])
+    x, axes = c.value("self"), _axes(c)
+    place = c.b.apply("extremum", x, axes=axes, keep=keep, how=f"arg{how}") if c.wants(1) else None
+    return [c.b.apply("extremum", x, axes=axes, keep=keep, how=how), place]
+
+
 @aten("argmax.default", "argmin.default")
 def argmax(c: Call) -> Value | None:
     if c.args["dim"] is None:

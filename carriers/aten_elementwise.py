@@ -80,6 +80,13 @@ def rrelu(c: Call) -> Value | None:
     return c.b.apply("leaky_relu", c.value("self"), options={"slope": slope})
 
 
+@aten("log_sigmoid.default")
+def log_sigmoid(c: Call) -> Value:
+    """-log(1 + exp(-x))."""
+    down = c.b.apply("neg", c.value("self"))
+    return c.b.apply("neg", c.b.apply("softplus", down))
+
+
 @aten("threshold.default")
 def threshold(c: Call) -> Value:
     x = c.value("self")
@@ -92,6 +99,16 @@ def elu(c: Call) -> Value | None:
     if c.num("scale") != 1 or c.num("input_scale") != 1:
         return None
     return c.b.apply("elu", c.value("self"), options={"alpha": c.num("alpha")})
+
+
+@aten("celu.default")
+def celu(c: Call) -> Value:
+    """alpha * elu(x / alpha)."""
+    x, alpha = c.value("self"), float(c.num("alpha"))
+    if alpha == 1:
+        return c.b.apply("elu", x)
+    y = c.b.apply("elu", c.b.apply("mul", x, c.b.literal(1 / alpha, x.dtype)))
+    return c.b.apply("mul", y, c.b.literal(alpha, x.dtype))
 
 
 @aten("softplus.default")
@@ -218,6 +235,20 @@ def clamp(c: Call) -> Value:
         if c.args.get(name) is not None:
             x = c.b.apply(kind, x, c.b.literal(c.num(name), x.dtype, c.role(name)))
     return x
+
+
+@aten("hardtanh.default")
+def hard_tanh(c: Call) -> Value:
+    x = c.value("self")
+    for name, kind in (("min_val", "maximum"), ("max_val", "minimum")):
+        x = c.b.apply(kind, x, c.b.literal(float(c.num(name)), x.dtype, c.role(name)))
+    return x
+
+
+@aten("relu6.default")
+def relu6(c: Call) -> Value:
+    x = c.b.apply("relu", c.value("self"))
+    return c.b.apply("minimum", x, c.b.literal(6.0, x.dtype))
 
 
 @aten("lerp.Tensor", "lerp.Scalar")

@@ -204,3 +204,14 @@ def im2col(c: Call) -> Value | None:
     return spatial.windows(
         c.b, x, c.num("kernel_size"), c.num("stride"), c.num("padding"), c.num("dilation")
     )
+
+
+@aten("unfold.default", "unfold_copy.default")
+def unfold(c: Call) -> Value:
+    """Windows of one axis along a new last one."""
+    x, size, step = c.value("self"), c.num("size"), c.num("step")
+    axis = c.num("dimension") % len(x.shape)
+    places = np.arange(c.shape()[axis])[:, None] * step + np.arange(size)
+    y = c.b.apply("take", spatial.fixed(c.b, x, axis), c.b.literal(places, "int64"), axis=axis)
+    rank = len(y.shape)
+    return c.b.permute(y, [*(a for a in range(rank) if a != axis + 1), axis + 1])

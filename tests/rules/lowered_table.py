@@ -55,6 +55,12 @@ LOWERED: dict[str, Op] = {
     "addcdiv": Op(lambda h: torch.addcdiv(h, h.tanh(), h.exp(), value=0.3)),
     "threshold": Op(lambda h: F.threshold(h, 0.1, 0.0) + F.threshold(h, 0.2, -0.5)),
     "rrelu": Op(F.rrelu),
+    "log_sigmoid": Op(F.logsigmoid),
+    "relu6": Op(lambda h: F.relu6(9 * h)),
+    "hardtanh": Op(lambda h: F.hardtanh(h, -0.3, 0.6)),
+    "celu": Op(lambda h: F.celu(h, 0.7) + F.celu(h)),
+    "max": Op(lambda h: h - h.max(1, keepdim=True)[0] + h.gather(1, h.min(1, keepdim=True)[1])),
+    "unfold": Op(lambda h: h.unfold(1, 2, 1).relu().mean(3)),
     # interpolation
     "upsample_nearest1d": Op(resized(line, scale_factor=1.7)),
     "upsample_nearest2d": Op(resized(image, size=(5, 3))),
