@@ -120,6 +120,7 @@ class Resizer(Lowering):
 
     def _write(self, node: ir.Node, edits: Sequence[SizeEdit], *, force: bool) -> None:
         vectors: dict[int, dict[int, int]] = {}
+        filled: dict[int, dict[int, int]] = {}
         pieces: dict[int, int] = {}
         for e in edits:
             role, index = e.slot.role, e.index
@@ -144,6 +145,9 @@ class Resizer(Lowering):
                 vectors.setdefault(rest[0], {})[rest[1]] = e.new
             elif kind == "scalar":
                 vectors.setdefault(rest[0], {})[0] = e.new
+            elif kind == "filled":
+                assert index is not None
+                filled.setdefault(rest[0], {})[index] = e.new
             elif kind == "arange":
                 self._arange(node, rest[1], edits)
                 break
@@ -153,6 +157,17 @@ class Resizer(Lowering):
             self._pieces(node, pieces)
         for i, entries in vectors.items():
             self._vector_input(node, i, entries, force=force)
+        for i, sizes in filled.items():
+            self._refill(node, i, sizes)
+
+    def _refill(self, node: ir.Node, i: int, sizes: Mapping[int, int]) -> None:
+        """A constant tensor of one number, of other sizes."""
+        known = self._operand(node.inputs[i], node, i)
+        data = np.asarray(known.data)
+        shape = [sizes.get(a, n) for a, n in enumerate(data.shape)]
+        name = f"{node.outputs[0].name}_filled"
+        full = np.full(shape, data.flat[0], data.dtype)
+        node.replace_input_with(i, self.editor.constant(full, known.dtype, name))
 
     def _attribute_entry(self, node: ir.Node, name: str, k: int, new: int) -> None:
         numbers = [int(n) for n in node.attributes[name].value]

@@ -95,7 +95,7 @@ class Call:
 
     def wants(self, i: int) -> bool:
         """Is the i-th result used by anyone?"""
-        return any(u.args[1] == i and u.users for u in self.node.users)
+        return any(u.args[1:] == (i,) and u.users for u in self.node.users)
 
     def shape(self) -> tuple[int, ...]:
         """The recorded shape of the (first) result."""

@@ -74,7 +74,13 @@ def scatter_elements(c: Call) -> Value:
     x, index, z = c.x(0), c.x(1), c.x(2)
     axis = c.attr("axis", 0) % len(x.shape)
     if isinstance(index, Literal):
-        index = folded(c, [index], np.asarray(index.data) % x.shape[axis], index.dtype)
+        places = np.asarray(index.data) % x.shape[axis]
+        if places.size > 1 and not c.is_moving(1) and np.all(places == places.flat[0]):
+            # One place for every coordinate: a tensor whose sizes can be written.
+            attrs = {"shape": index.shape, "value": int(places.flat[0]), "dtype": index.dtype}
+            index = c.b.apply("full", slots={"shape": c.b.slot(("filled", 1))}, **attrs)
+        else:
+            index = folded(c, [index], places, index.dtype)
     return c.b.apply("scatter", x, index, z, axis=axis, add=_adds(c))
 
 

@@ -397,6 +397,8 @@ def indices() -> Iterator[Case]:
     places = {"i": np.array([[[0, -1, 2, 1]]] * 2), "u": tensor(2, 1, 4, seed=4)}
     yield one("ScatterElements", X, places, axis=1)
     yield one("ScatterElements", X, places, name="ScatterElements-add", axis=1, reduction="add")
+    same = {"i": np.full((2, 1, 4), -2), "u": tensor(2, 1, 4, seed=4)}
+    yield one("ScatterElements", X, same, name="ScatterElements-one", axis=1)
     one_place = {"i": np.array([[-1], [0], [-1]]), "u": tensor(3, 3, 4, seed=4)}
     yield one("ScatterND", X, one_place, name="ScatterND-add", reduction="add")
     two = {"i": np.array([[0, 1], [1, -1]]), "u": tensor(2, 4, seed=4)}
