@@ -61,7 +61,15 @@ class Pool(Base):
             )
             windows.append(padded[trailing(window)])
         stack = np.stack(windows)
-        return [stack.max(0) if at["how"] == "max" else stack.mean(0)]
+        if at["how"] == "max":
+            return [stack.max(0)]
+        inside: Array = np.ones(())
+        for o, s, k, n, p in zip(
+            out, at["stride"], at["kernel"], x.shape[-rank:], at["pads"], strict=True
+        ):  # what a window that is rounded up has beyond the padding does not count
+            starts = np.arange(o) * s
+            inside = np.multiply.outer(inside, np.minimum(starts + k, n + 2 * p) - starts)
+        return [stack.sum(0) / inside]
 
     def axes(self, op: Op, eq: Equations) -> None:
         rank = len(op.attrs["kernel"])

@@ -492,6 +492,9 @@ def reductions() -> Iterator[Case]:
         pads=[1, 1, 1, 1],
         count_include_pad=1,
     )
+    for op in ("AveragePool", "MaxPool"):
+        up = {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}
+        yield one(op, {"x": tensor(1, 2, 5, 7)}, name=f"{op}-up", **up)
 
 
 CASES = [

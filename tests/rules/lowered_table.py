@@ -93,6 +93,9 @@ LOWERED: dict[str, Op] = {
     "max_pool2d, with its places": Op(
         image(lambda x: sum(F.max_pool2d(x, 2, return_indices=True))), pins="has no semantics"
     ),
+    "avg_pool2d, rounded up": Op(
+        image(lambda x: F.avg_pool2d(x, (2, 3), (2, 3), (0, 1), ceil_mode=True))
+    ),
     "avg_pool3d": Op(volume(lambda x: F.avg_pool3d(x, (2, 2, 1), 1, (1, 0, 0)))),
     "max_pool3d": Op(volume(lambda x: F.max_pool3d(x, 2, 1))),
     # channels and places
