@@ -113,7 +113,16 @@ class Flow:
         return got
 
     def set(self, value: Value, cells: Cells) -> None:
-        """State the cells of a result."""
+        """State the cells of a result.
+
+        One cell where an axis has several old blocks holds for each of them: a rule that knows nothing
+        of an axis' parts need not know how another operator cut it.
+        """
+        for axis, blocks in enumerate(self.grid(value)):
+            if cells.shape[axis] != len(blocks):
+                assert cells.shape[axis] == 1, (value, axis)
+                assert not any(b.fresh for b in blocks), (value, axis)
+                cells = np.repeat(cells, len(blocks), axis)
         self.cells[value] = cells
 
     def fill(self, value: Value, make: Cell) -> None:

@@ -16,11 +16,12 @@ Key = Hashable
 class Formula:
     """A node: ``true``, ``false``, ``var``, ``and``, ``or``. Hash-consing is not needed.
 
-    ``known`` is its value once it is decided; ``parents`` and ``open`` (operands not yet decided) are
-    the bookkeeping of the one Assignment that the formula is given to.
+    ``known`` is its value once it is decided; ``parents``, ``open`` (operands not yet decided) and
+    ``required`` (it has to become true) are the bookkeeping of the one Assignment that the formula is
+    given to.
     """
 
-    __slots__ = ("args", "kind", "known", "open", "parents", "seen")
+    __slots__ = ("args", "kind", "known", "open", "parents", "required")
 
     def __init__(self, kind: str, args: tuple[object, ...] = (), known: bool | None = None) -> None:
         self.kind = kind
@@ -28,7 +29,7 @@ class Formula:
         self.known = known
         self.parents: list[Formula] | None = None
         self.open = 0
-        self.seen = -1
+        self.required = False
 
     @property
     def parts(self) -> tuple[Formula, ...]:
@@ -85,7 +86,7 @@ class Assignment:
         self.compatible = compatible
         self._vars: dict[Key, list[Formula]] = {}
         self._trail: list[Callable[[], None]] | None = None
-        self._version = 0
+        self._forced: list[Formula] = []  # required disjunctions with one operand left
 
     def holds(self, f: Formula) -> bool | None:
         """True, False (impossible) or None (open)."""
@@ -94,21 +95,31 @@ class Assignment:
         return f.known
 
     def units(self, f: Formula) -> bool:
-        """Assign what ``f`` leaves no choice about; False where it has become impossible."""
-        got = self.holds(f)
-        if got is not None:
-            return got
+        """Require ``f`` and assign what it, and all required before, leave no choice about.
+
+        False where it has become impossible.
+        """
+        if self.holds(f) is None:
+            self._require(f)
+            while self._forced:
+                self._require(self._forced.pop())
+        return f.known is not False
+
+    def _require(self, f: Formula) -> None:
+        """What follows without a choice; each node is visited once, a disjunction twice."""
+        if f.known is not None:
+            return
         if f.kind == "var":
             self._assign(f)
-            return True
-        if f.seen == self._version:
-            return True  # visited since the last assignment: it leaves a choice
-        f.seen = self._version
-        if f.kind == "and":
-            forced = [self.units(p) for p in f.parts]  # every part, whatever the first one says
-            return all(forced)
-        live = [p for p in f.parts if p.known is not False]
-        return self.units(live[0]) if len(live) == 1 else True
+        elif f.kind == "and":
+            if not f.required:
+                f.required = True
+                for p in f.parts:
+                    self._require(p)
+        else:
+            f.required = True
+            if f.open == 1:
+                self._require(next(p for p in f.parts if p.known is None))
 
     def choose(self, f: Formula) -> bool:
         """Make ``f`` true, taking the first feasible branch of every disjunction."""
@@ -137,7 +148,6 @@ class Assignment:
         key, prop = f.args
         held = self.held.setdefault(key, set())
         held.add(str(prop))
-        self._version += 1
         if self._trail is not None:
             self._trail.append(lambda: held.discard(str(prop)))
         for v in self._vars.get(key, ()):
@@ -178,6 +188,8 @@ class Assignment:
                         stack.append((parent, at_once))
                     elif parent.open == 0:
                         stack.append((parent, not at_once))
+                    elif at_once and parent.open == 1 and parent.required and self._trail is None:
+                        self._forced.append(parent)
 
     def _enter(self, f: Formula) -> None:
         """Register a formula and its parts, the parts first; decided ones need no edges."""

@@ -143,22 +143,14 @@ def _awake(
 
 
 def _settle(flow: Flow, assignment: Assignment) -> list[Failure]:
-    """Solve the obligations in topological order; what cannot be met comes back."""
-    pending = list(flow.obligations)
-    failed: list[Obligation] = []
-    for o in pending:
+    """Solve the obligations in topological order, forced ones first; what cannot be met comes back."""
+    for o in flow.obligations:
         assignment.holds(o.formula)
-    for _ in range(3):  # forced consequences of forced consequences
-        rest = []
-        for o in pending:
-            if not assignment.units(o.formula):
-                failed.append(o)
-            elif assignment.holds(o.formula) is None:
-                rest.append(o)
-        if len(rest) == len(pending):
-            break
-        pending = rest
-    failed += [o for o in pending if not assignment.choose(o.formula)]
+    failed: list[Obligation] = []
+    possible: list[Obligation] = []
+    for o in flow.obligations:
+        (possible if assignment.units(o.formula) else failed).append(o)
+    failed += [o for o in possible if not assignment.choose(o.formula)]
     return [Failure(o.op, o.why, o.atoms) for o in failed]
 
 
