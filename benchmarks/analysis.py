@@ -33,16 +33,21 @@ TARGET_MEGABYTES = 500
 REPEATS = 3
 
 # Prints the peak of what `meristem inspect` itself held; the import of the interpreter counts too.
+# getrusage would add what the parent held when it forked, so Linux is asked for this process alone.
 _INSPECT = """
-import resource, sys
+import pathlib, re, resource, sys
 from meristem.cli import main
 sys.argv = ["meristem", "inspect", sys.argv[1]]
 try:
     main()
 except SystemExit as done:
     code = done.code
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print("peak", peak // (1024 if sys.platform != "darwin" else 2**20), "code", code or 0)
+status = pathlib.Path("/proc/self/status")
+if status.exists():
+    peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", status.read_text())[1]) // 1024
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**20
+print("peak", peak, "code", code or 0)
 """
 
 
