@@ -319,7 +319,7 @@ class Streams:
                     consider(v.producer)
             else:
                 for v in op.inputs:
-                    if v.producer is not None and self.from_weights(v):
+                    if v.producer is not None and self.behind(v) is not None:
                         consider(v.producer)
         made: set[Op] = set()
         for op in sorted(pool, key=self.position.__getitem__):
@@ -327,11 +327,12 @@ class Streams:
                 made.add(op)
         inside |= made
 
-    def from_weights(self, v: Value) -> bool:
-        """Is ``v`` a weight, seen through layout and precision?"""
+    @staticmethod
+    def behind(v: Value) -> Weight | None:
+        """The weight that ``v`` is, seen through layout and precision."""
         while v.producer is not None and v.producer.kind in (*SAME, "permute"):
             v = v.producer.inputs[0]
-        return isinstance(v, Weight)
+        return v if isinstance(v, Weight) else None
 
 
 def _elsewhere(path: str, module: str) -> bool:

@@ -144,9 +144,10 @@ class _Finder:
         return self._stack(first or [], None)
 
     def _stack(self, blocks: Sequence[Block], numbering: Numbering | None) -> Stack | None:
-        """None where the stream changes its shape or type on the way."""
+        """None where the stream changes its shape or type on the way, or nothing in it is learned."""
         same = all(b.entry.shape == b.exit.shape and b.entry.dtype == b.exit.dtype for b in blocks)
-        if not blocks or not same:
+        read = (self.streams.behind(v) for b in blocks for op in b.ops for v in op.inputs)
+        if not blocks or not same or not any(w and w.role == "parameter" for w in read):
             return None
         place = common_place(p for b in blocks for p in [b.place] if p)
         if len(blocks) == 1:

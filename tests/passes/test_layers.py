@@ -225,6 +225,23 @@ def test_a_single_block_shares_what_other_modules_make():
     torch.testing.assert_close(large(tokens), small(tokens))
 
 
+def test_a_sum_without_weights_is_no_layer():
+    """Resampling spelled out, ``x + (y - x) * c``, looks like a residual block."""
+
+    class Resampled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(8, 12), nn.Linear(12, 3)
+            self.register_buffer("c", torch.linspace(0.0, 1.0, 12))
+
+        def forward(self, x):
+            low = self.first(x)
+            return self.last(low + (low.roll(1, 0) - low) * self.c)
+
+    model = meristem.trace(Resampled(), (torch.randn(4, 8),), None, None)
+    assert [d.kind for d in model.dimensions if d.kind == "layers"] == []
+
+
 def test_the_source_is_untouched():
     model, inputs = traced("nanogpt")
     before = {n: t.clone() for n, t in model.carrier.tensors.items()}
