@@ -43,12 +43,12 @@ def _regular(inside: Iterable[Op], weights: Mapping[Weight, float]) -> bool:
     """Does nothing divide by what the weights make zero (0 / 0 is no zero), or differentiate there?
 
     Walks forward from the weights; a value that they reach is a known number or unknown, and an unknown
-    one may be zero.
+    one may be zero. A sum with zero is the other term, so the stream itself is not reached.
     """
     numbers: dict[Value, float | None] = {}
     numbers.update(weights.items())
     for op in inside:
-        if not any(v in numbers for v in op.inputs):
+        if not any(v in numbers for v in op.inputs) or _keeps_the_other(op, numbers):
             continue
         entry = semantics(op.kind)
         for i in entry.poles(op):
@@ -57,6 +57,14 @@ def _regular(inside: Iterable[Op], weights: Mapping[Weight, float]) -> bool:
         for out in op.outputs:
             numbers[out] = _number(op, numbers)
     return True
+
+
+def _keeps_the_other(op: Op, numbers: Mapping[Value, float | None]) -> bool:
+    """A sum of a known zero and a value that the weights do not reach."""
+    reached = [v for v in op.inputs if v in numbers]
+    return (
+        op.kind == "add" and len(reached) < len(op.inputs) and all(numbers[v] == 0 for v in reached)
+    )
 
 
 def _number(op: Op, numbers: Mapping[Value, float | None]) -> float | None:

@@ -56,6 +56,26 @@ def test_no_division_by_what_a_new_block_makes_zero(name):
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in module.parameters())
 
 
+def test_what_divides_by_the_stream_needs_no_gate():
+    """A first branch of zeros leaves the stream as it is, so a quotient over it is no 0 / 0 (routers)."""
+
+    class Routed(Block):
+        def forward(self, x):
+            x = x + self.up(torch.tanh(self.norm(x)))
+            shares = self.norm(x).abs()
+            return x + self.down(self.mid(x) * shares / shares.sum(-1, keepdim=True))
+
+    torch.manual_seed(0)
+    blocks = [Routed(None) for _ in range(2)]
+    small = nn.Sequential(nn.Linear(5, 12), *blocks, nn.Linear(12, 3)).eval()
+    x = torch.randn(4, 5)
+    model = meristem.trace(small, (x,))
+    (layers,) = (d.name for d in model.dimensions if d.kind == "layers")
+    grown = meristem.grow(model, {layers: "+1"})
+    assert algebra_error(model, grown, x) <= LIMIT
+    assert not grown.plan.added
+
+
 def test_statistics_read_the_epsilon_of_their_own_growth():
     """A branch without a gain lets the stream carry a factor, and epsilon with it."""
     x = torch.randn(4, 5)
