@@ -72,6 +72,9 @@ def grow(
         list[str] | None,
         typer.Option("--set", help="SELECTOR=SIZE, SIZE being 64, +8 or x1.5; repeatable"),
     ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="preserve (default), zero, mean, statistics, copy or pair")
+    ] = None,
     boundary: Annotated[
         str | None, typer.Option(help="pin (default), crop or grow the inputs and outputs")
     ] = None,
@@ -97,7 +100,9 @@ def grow(
         from meristem.writing import Outputs
 
         outputs = Outputs(model, output, save_plan, force=force)
-        options = grow_options(boundary=boundary, compensate=compensate, at=parse_at(at), seed=seed)
+        options = grow_options(
+            method=method, boundary=boundary, compensate=compensate, at=parse_at(at), seed=seed
+        )
         request = _request(sizes, plan)
         loaded = _load(model)
         grown = _grow(loaded, request, options)

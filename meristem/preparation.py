@@ -20,6 +20,7 @@ from meristem.rewrite.errors import (
     SizeError,
     UnsupportedOperator,
 )
+from meristem.rewrite.methods import method
 from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.planner import Solution, solve
@@ -27,7 +28,6 @@ from meristem.rewrite.reports import describe, listed
 from meristem.rewrite.request import Wish, resolve
 from meristem.rewrite.script import edit_script
 
-METHODS = ("preserve",)
 BOUNDARIES = ("pin", "crop", "grow")
 COMPENSATIONS = ("graph", "weights")
 
@@ -102,8 +102,14 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
     script = None
     if atoms:
         names = _names(model, atoms)
+        order = method(plan.method).order(plan.compensate)
         solution = solve(
-            model.equations, atoms, compensate=plan.compensate, boundary=plan.boundary, names=names
+            model.equations,
+            atoms,
+            compensate=plan.compensate,
+            boundary=plan.boundary,
+            strategies=dict.fromkeys(atoms, order),
+            names=names,
         )
         script = edit_script(solution, seed=plan.seed)
         _report(plan, solution, script, width, reached, model.dimensions)
@@ -137,8 +143,8 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
 
 
 def _check_options(plan: Plan) -> None:
+    method(plan.method)
     for name, value, known in (
-        ("method", plan.method, METHODS),
         ("boundary", plan.boundary, BOUNDARIES),
         ("compensate", plan.compensate, COMPENSATIONS),
     ):

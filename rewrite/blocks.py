@@ -66,6 +66,10 @@ class Growth:
         """The strategy of a grown atom, by the id that digits carry."""
         return self.strategies.get(self.names[atom], "zero")
 
+    def equal(self, atom: int) -> bool:
+        """Do the fresh coordinates of a grown atom equal others, so that any function keeps it?"""
+        return self.strategy(atom) in ("copy", "pair")
+
     def ratio(self, atom: int) -> float:
         """n' / n of a grown atom."""
         t = self.names[atom]

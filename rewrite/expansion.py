@@ -108,12 +108,14 @@ class Fill:
     """What a fresh block holds: ``zero``, ``free`` (drawn), ``positive``, ``mean`` or ``copy``.
 
     ``digit`` numbers the fresh digit along which a mean or copy is taken, ``source`` is the block that it
-    is taken from.
+    is taken from. ``pairs`` are (digit, sign) of fresh digits whose second half repeats the first, or is
+    its negative (then an odd coordinate in the end is zero).
     """
 
     kind: str
     digit: int = 0
     source: tuple[int, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,13 @@ class Expansion:
         for index in indices:
             cells = _window(n[i] for n, i in zip(numbers, index, strict=True))
             if self._digits(grids, index):
-                out[cells] = self._fresh(old, out, index, where, grids, numbers, target)
+                made = self._fresh(old, out, index, where, grids, numbers, target)
+                for digit, sign in self.fills.get(index, Fill("free")).pairs:
+                    axis, position = self._digits(grids, index)[digit]
+                    made = _paired(
+                        made, axis, [n for n, _ in grids[axis][index[axis]]], position, sign
+                    )
+                out[cells] = made
             else:
                 source = _window(
                     s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True)
@@ -280,6 +288,17 @@ def _twin(
     else:
         x = np.take(x, np.arange(count) % x.shape[at], axis=at)
     return x.reshape(*lead, -1, *tail)
+
+
+def _paired(x: Array, axis: int, digits: list[int], position: int, sign: int) -> Array:
+    """The second half along one digit of an axis repeats the first, with a sign."""
+    y = x.reshape(*x.shape[:axis], *digits, *x.shape[axis + 1 :]).copy()
+    half = y.shape[axis + position] // 2
+    halves = np.moveaxis(y, axis + position, 0)
+    halves[half : 2 * half] = sign * halves[:half]
+    if sign < 0:
+        halves[2 * half :] = 0
+    return y.reshape(x.shape)
 
 
 def _continue(near: Array, axis: int, count: int) -> Array:

@@ -25,6 +25,7 @@ from meristem.rewrite.scale import NONE, Linear, ScaleSystem
 
 # The properties that a fresh weight block may be given.
 ZERO, TWIN, POSITIVE = "zero", "twin", "positive"
+PAIR, OPPOSITE = "pair", "opposite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Cell:
     """What is known of one block.
 
     ``zero``: it is zero (fresh blocks, literal zeros). ``twins``: for each fresh digit, in order,
-    "equal to the mean of the old along it" or "a copy of the old", by the digit's strategy.
+    "equal to the mean of the old along it", "a copy of the old" or "its halves are equal", by the digit's
+    strategy. ``opposites``: for each fresh digit "its halves are opposite"; empty where nothing is known.
     ``scale``: logarithm of the factor of old coordinates; None where any factor fits (fresh blocks,
     zeros, infinities). ``nonneg``, ``pos``: sign.
     """
@@ -42,6 +44,11 @@ class Cell:
     scale: Linear | None = NONE
     nonneg: Formula = FALSE
     pos: Formula = FALSE
+    opposites: tuple[Formula, ...] = ()
+
+    def opposite(self, k: int) -> Formula:
+        """Are the halves along the k-th fresh digit opposite (an odd one in the middle zero)?"""
+        return self.opposites[k] if self.opposites else FALSE
 
 
 Cells = Any  # a numpy array of Cell, one axis for each axis of the value
@@ -170,6 +177,7 @@ class Flow:
                 scale,
                 all_of(c.nonneg for c in row),
                 all_of(c.pos for c in row),
+                tuple(all_of(c.opposite(k) for c in row) for k in range(len(row[0].twins))),
             )
         return np.repeat(np.moveaxis(out, -1, axis), len(wanted), axis)
 
@@ -219,7 +227,12 @@ class Flow:
     ) -> Cell:
         zero = var((w, index), ZERO) if w not in self.shifts and not continues(w) else FALSE
         twins = []
+        opposites = [FALSE] * len(digits)
         for k, (_, atom) in enumerate(digits):
+            if self.growth.strategy(atom) == "pair":
+                twins.append(any_of([var((w, index), f"{PAIR}{k}"), zero]))
+                opposites[k] = any_of([var((w, index), f"{OPPOSITE}{k}"), zero])
+                continue
             if self.growth.strategy(atom) not in ("mean", "copy"):
                 twins.append(FALSE)
                 continue
@@ -229,7 +242,7 @@ class Flow:
                 both = all_of([zero, var((w, source), ZERO)])
             twins.append(any_of([var((w, index), f"{TWIN}{k}"), both]))
         positive = var((w, index), POSITIVE)
-        return Cell(zero, tuple(twins), None, positive, positive)
+        return Cell(zero, tuple(twins), None, positive, positive, tuple(opposites))
 
     def _note_shift(self, w: Weight) -> None:
         """A weight used only as ``literal + w``: the sum is what scales (gains stored as w = gain - 1)."""
@@ -317,25 +330,24 @@ class Flow:
 def source_block(
     grid: Sequence[tuple[Block, ...]], index: Sequence[int], k: int
 ) -> tuple[int, ...]:
-    """The block that differs from ``index`` only in that its k-th fresh digit is old."""
-    seen = 0
+    """The block that differs from ``index`` only in that its k-th fresh digit is old.
+
+    One atom may stand in several pieces of an axis (the halves of a rotation), so digits alone do not
+    tell blocks apart: the m-th block with the digits of ``index`` comes from the m-th with those of the
+    source, for both are in lexicographic order of everything else.
+    """
     for axis, i in enumerate(index):
         digits = grid[axis][i].digits
-        for position, d in enumerate(digits):
-            if not d.fresh:
-                continue
-            if seen == k:
-                for j in range(i - 1, -1, -1):
-                    other = grid[axis][j].digits
-                    if len(other) == len(digits) and all(
-                        (a.atom, a.fresh) == (b.atom, b.fresh)
-                        if n != position
-                        else (a.atom == b.atom and not b.fresh)
-                        for n, (a, b) in enumerate(zip(digits, other, strict=True))
-                    ):
-                        return (*index[:axis], j, *index[axis + 1 :])
-            seen += 1
-    raise AssertionError(f"block {tuple(index)} has no fresh digit {k}")
+        fresh = [n for n, d in enumerate(digits) if d.fresh]
+        if k >= len(fresh):
+            k -= len(fresh)
+            continue
+        wanted = [(d.atom, d.fresh and n != fresh[k]) for n, d in enumerate(digits)]
+        marks = [[(d.atom, d.fresh) for d in b.digits] for b in grid[axis]]
+        before = marks[:i].count(marks[i])
+        places = [j for j, mark in enumerate(marks) if mark == wanted]
+        return (*index[:axis], places[before], *index[axis + 1 :])
+    raise AssertionError(f"block {tuple(index)} has fewer fresh digits than {k}")
 
 
 def combinations(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -156,7 +156,10 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
     return {
         "name": e.name,
         "axes": [a.term for a in e.axes],
-        "fills": [[list(i), f.kind, f.digit, list(f.source)] for i, f in e.fills.items()],
+        "fills": [
+            [list(i), f.kind, f.digit, list(f.source), [list(p) for p in f.pairs]]
+            for i, f in e.fills.items()
+        ],
         "scales": [[list(i), s] for i, s in e.scales.items()],
         "shift": e.shift,
         "seed": e.seed,
@@ -169,7 +172,10 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
     return Expansion(
         data["name"],
         tuple(Lift(_term(t)) for t in data["axes"]),
-        {tuple(i): Fill(kind, digit, tuple(source)) for i, kind, digit, source in data["fills"]},
+        {
+            tuple(i): Fill(kind, digit, tuple(source), tuple((k, sign) for k, sign in pairs))
+            for i, kind, digit, source, pairs in data["fills"]
+        },
         {tuple(i): float(s) for i, s in data["scales"]},
         data["shift"],
         data["seed"],

@@ -8,6 +8,7 @@ strategy is raised next. Nothing is searched twice, so the whole is near-linear 
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,18 +18,22 @@ from meristem.rewrite.axes import Term, find
 from meristem.rewrite.blocks import Growth
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved
-from meristem.rewrite.flow import POSITIVE, TWIN, ZERO, Failure, Flow, Obligation
+from meristem.rewrite.flow import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO, Failure, Flow, Obligation
 from meristem.rewrite.formula import Assignment
 from meristem.rewrite.graph import Op
-
-# In which order strategies are tried. Copies lock twins, so they are taken only where weights alone
-# must carry the change.
-ORDER = {"graph": ("zero", "mean", "statistics"), "weights": ("zero", "mean", "copy")}
+from meristem.rewrite.methods import METHODS
 
 
 def compatible(a: str, b: str) -> bool:
-    """May one weight block hold both properties? Twins along different digits agree."""
-    return a == b or (a.startswith(TWIN) and b.startswith(TWIN))
+    """May one weight block hold both properties? Those along different digits agree."""
+    if a == b:
+        return True
+    paired = [p for p in (a, b) if p.startswith((PAIR, OPPOSITE))]
+    if len(paired) == 2:
+        return a[-1] != b[-1]
+    if paired:
+        return POSITIVE in (a, b) and paired[0].startswith(PAIR)
+    return a.startswith(TWIN) and b.startswith(TWIN)
 
 
 @dataclass
@@ -81,9 +86,8 @@ def solve(
     ``strategies`` restricts the order for single atoms; ``names`` are what messages call them.
     """
     sizes = {find(t): n for t, n in sizes.items()}
-    orders = {t: list((strategies or {}).get(t, ORDER[compensate])) for t in sizes}
-    for t, order in orders.items():
-        orders[t] = [s for s in order if s != "copy" or sizes[t] % t.size == 0]
+    default = METHODS["preserve"].order(compensate)
+    orders = {t: _possible(t, sizes[t], (strategies or {}).get(t, default), names) for t in sizes}
     level = dict.fromkeys(sizes, 0)
     tried: list[tuple[dict[Term, str], list[Failure]]] = []
     best: Solution | None = None
@@ -112,6 +116,23 @@ def solve(
         level.update(raised)
 
 
+def _possible(
+    t: Term, size: int, order: Sequence[str], names: Mapping[Term, str] | None
+) -> list[str]:
+    """The strategies that a new size allows; NotPreserved where none is left."""
+    left = [s for s in order if s != "copy" or size % t.size == 0]
+    if not left:
+        name = (names or {}).get(t, f"axis of {t.size}")
+        raise NotPreserved(
+            f"{name} cannot go from {t.size} to {size} by copies, which need a whole multiple; ask for "
+            f'{t.size * max(2, round(size / t.size))}, or take method="preserve" or "pair"',
+            dimension=name,
+            size=t.size,
+            target=size,
+        )
+    return left
+
+
 def _attempt(
     eq: Equations,
     sizes: Mapping[Term, int],
@@ -121,7 +142,7 @@ def _attempt(
 ) -> tuple[Solution, list[Failure]]:
     """One flow under one choice of strategies, with everything that it leaves unmet."""
     growth = Growth(dict(sizes), choice)
-    with _deep():
+    with _undisturbed():
         flow = Flow(eq, growth, compensate, boundary).run()
         assignment = Assignment(compatible)
         failures = [*flow.failures, *_settle(flow, assignment)]
@@ -133,7 +154,7 @@ def _awake(
 ) -> dict[Term, int]:
     """Atoms on a saddle that could grow with statistics instead, which forces no zeros."""
     out: dict[Term, int] = {}
-    with _deep():
+    with _undisturbed():
         for _, atoms in solution.saddles:
             for a in atoms:
                 t = solution.growth.names[a]
@@ -183,14 +204,20 @@ def _refusal(
 
 
 @contextmanager
-def _deep() -> Iterator[None]:
-    """Formulas nest as deep as a residual stream is long."""
-    limit = sys.getrecursionlimit()
+def _undisturbed() -> Iterator[None]:
+    """Formulas nest as deep as a residual stream is long; and all of them live until the plan is made.
+
+    So the collector, which would look through the traced program again and again, waits.
+    """
+    limit, collects = sys.getrecursionlimit(), gc.isenabled()
     sys.setrecursionlimit(max(limit, 20_000))
+    gc.disable()
     try:
         yield
     finally:
         sys.setrecursionlimit(limit)
+        if collects:
+            gc.enable()
 
 
-__all__ = ["ORDER", "POSITIVE", "ZERO", "Solution", "solve"]
+__all__ = ["POSITIVE", "ZERO", "Solution", "solve"]

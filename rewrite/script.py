@@ -19,7 +19,7 @@ from meristem.rewrite.edits import (
 )
 from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.expansion import Expansion, Fill, Lift
-from meristem.rewrite.flow import POSITIVE, TWIN, ZERO, Flow, source_block
+from meristem.rewrite.flow import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO, Flow, source_block
 from meristem.rewrite.graph import Graph, Literal, Weight
 from meristem.rewrite.planner import Solution
 from meristem.rewrite.registry import semantics
@@ -108,7 +108,9 @@ def _fill(solution: Solution, w: Weight, grid: Any, index: tuple[int, ...], digi
         k = int(twins[0].removeprefix(TWIN))
         _, atom = digits[k]
         return Fill(solution.growth.strategy(atom), k, source_block(grid, index, k))
-    return Fill("positive" if POSITIVE in held else "free")
+    pairs = [(int(p[-1]), 1) for p in held if p.startswith(PAIR)]
+    pairs += [(int(p[-1]), -1) for p in held if p.startswith(OPPOSITE)]
+    return Fill("positive" if POSITIVE in held else "free", pairs=tuple(sorted(pairs)))
 
 
 def _sizes(graph: Graph, solution: Solution) -> list[SizeEdit]:

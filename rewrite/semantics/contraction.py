@@ -7,7 +7,7 @@ is summed. ``conv`` is a contraction over groups and channels whose spatial axes
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,7 @@ class Mixing:
         where = dict(zip(self.out, index, strict=True))
         zeros: list[Formula] = []
         twins: list[list[Formula]] = [[] for _ in fresh]
+        opposites: list[list[Formula]] = [[] for _ in fresh]
         scales: list[Linear | None] = []
         for combo in self.sums:
             where.update(zip(self.summed, combo, strict=True))
@@ -110,7 +111,7 @@ class Mixing:
                 for d in self.blocks[k][i].digits
                 if d.fresh
             ]
-            vanishes = any_of([y.zero, x.zero])
+            vanishes = any_of([*self._cancels(where, new), y.zero, x.zero])
             if not fresh and new:
                 self._oblige(vanishes, x, y, where, new)
             elif not fresh:
@@ -118,17 +119,17 @@ class Mixing:
             else:
                 zeros.append(vanishes)
                 for k, (axis, atom) in enumerate(fresh):
-                    twins[k].append(
-                        any_of(
-                            [
-                                self._twin(where, fresh, k, axis, atom),
-                                vanishes_for(self.labels, self.out[axis], x, y),
-                            ]
-                        )
-                    )
+                    nothing = vanishes_for(self.labels, self.out[axis], x, y)
+                    twins[k].append(any_of([self._twin(where, fresh, k, axis, atom), nothing]))
+                    opposites[k].append(any_of([self._opposite(where, fresh, k, axis), nothing]))
         if not fresh:
             return Cell(scale=self.flow.equal_scales(scales, "sums blocks"))
-        return Cell(all_of(zeros), tuple(all_of(t) for t in twins), None)
+        return Cell(
+            all_of(zeros),
+            tuple(all_of(t) for t in twins),
+            None,
+            opposites=tuple(all_of(t) for t in opposites),
+        )
 
     def _oblige(
         self, vanishes: Formula, x: Cell, y: Cell, where: dict[int, int], new: Sequence[Any]
@@ -142,6 +143,30 @@ class Mixing:
             self.flow.oblige(
                 vanishes, "sums over new coordinates, so one factor must be zero", atoms
             )
+
+    def _cancels(self, where: dict[int, int], new: Sequence[Any]) -> Iterator[Formula]:
+        """For each summed digit of pairs: one operand's halves are equal there, the other's opposite."""
+        for k in self.summed:
+            digits = self.blocks[k][where[k]].digits
+            fresh = [d for d in digits if d.fresh]
+            for nth, d in enumerate(fresh):
+                if self.flow.growth.strategy(d.atom) != "pair":
+                    continue
+                own = [self._digit(s, where, k, nth) for s in (0, 1) if k in self.labels[s]]
+                for n in range(len(own)):
+                    yield all_of(
+                        c.opposite(i) if n == m else c.twins[i] for m, (c, i) in enumerate(own)
+                    )
+
+    def _digit(self, side: int, where: dict[int, int], label: int, nth: int) -> tuple[Cell, int]:
+        """An operand's cell, and the number among all its fresh digits of the nth of a label."""
+        before = sum(
+            1
+            for other in itertools.takewhile(lambda o: o != label, self.labels[side])
+            for d in self.blocks[other][where[other]].digits
+            if d.fresh
+        )
+        return self._at(side, where), before + nth
 
     def _summed_twins(self, side: int, cell: Cell, where: dict[int, int]) -> list[Formula]:
         own = iter(cell.twins)
@@ -168,23 +193,30 @@ class Mixing:
         self, where: dict[int, int], fresh: Sequence[tuple[int, int]], k: int, axis: int, atom: int
     ) -> Formula:
         """Equal to the mean (or a copy) of the old along the k-th fresh digit of the result."""
-        label = self.out[axis]
-        nth = sum(1 for a, _ in fresh[:k] if a == axis)
-        found = []
-        for side in (0, 1):
-            if label not in self.labels[side]:
-                continue
-            before = sum(
-                1
-                for other in itertools.takewhile(lambda o: o != label, self.labels[side])
-                for d in self.blocks[other][where[other]].digits
-                if d.fresh
-            )
-            cell = self._at(side, where)
-            found.append(cell.twins[before + nth])
-        if len(found) == 2 and self.flow.growth.strategy(atom) != "copy":
+        found = [c.twins[i] for c, i in self._carriers(where, fresh, k, axis)]
+        if len(found) == 2 and not self.flow.growth.equal(atom):
             return FALSE  # a product of two means is not the mean of products
         return all_of(found)
+
+    def _opposite(
+        self, where: dict[int, int], fresh: Sequence[tuple[int, int]], k: int, axis: int
+    ) -> Formula:
+        """Opposite halves along the k-th fresh digit: those of one operand, where the other's are equal."""
+        found = self._carriers(where, fresh, k, axis)
+        return any_of(
+            all_of(c.opposite(i) if n == m else c.twins[i] for m, (c, i) in enumerate(found))
+            for n in range(len(found))
+        )
+
+    def _carriers(
+        self, where: dict[int, int], fresh: Sequence[tuple[int, int]], k: int, axis: int
+    ) -> list[tuple[Cell, int]]:
+        """The operands that have the k-th fresh digit of the result, and its number in them."""
+        label = self.out[axis]
+        nth = sum(1 for a, _ in fresh[:k] if a == axis)
+        return [
+            self._digit(side, where, label, nth) for side in (0, 1) if label in self.labels[side]
+        ]
 
 
 def vanishes_for(labels: tuple[Labels, Labels], label: int, x: Cell, y: Cell) -> Formula:

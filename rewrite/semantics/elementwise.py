@@ -100,15 +100,20 @@ class Row(Base):
                 zero = self._zero(cells) if scale is None else FALSE
                 return Cell(zero, (), scale, nonneg, pos)
             twins = tuple(self._twin(op, flow, cells, k, atom) for k, (_, atom) in enumerate(fresh))
-            return Cell(self._zero(cells), twins, None, nonneg, pos)
+            opposites = tuple(self._opposite(cells, k) for k in range(len(fresh)))
+            return Cell(self._zero(cells), twins, None, nonneg, pos, opposites)
 
         flow.set(op.output, flow.build(op.output, make))
 
-    def _check_domain(self, op: Op, flow: Flow, cell: Cell, fresh: Sequence[object]) -> None:
+    def _check_domain(
+        self, op: Op, flow: Flow, cell: Cell, fresh: Sequence[tuple[int, int]]
+    ) -> None:
         """0/0 at a fresh coordinate is NaN, and NaN * 0 reaches the old outputs."""
         if not fresh or not any(t is not TRUE for t in cell.twins):
             return  # old operands stay what they were
         need = cell.pos if self.domain == "pos" else cell.nonneg
+        if all(flow.growth.strategy(atom) == "copy" for _, atom in fresh):
+            need = any_of([need, all_of(cell.twins)])  # then they are old ones
         word = "positive" if self.domain == "pos" else "non-negative"
         flow.oblige(need, f"needs a {word} operand, which is not proved at the new coordinates")
 
@@ -130,6 +135,19 @@ class Row(Base):
             if self.zero == "first" and carriers[0] is not cells[0]:
                 return FALSE
         return all_of(c.twins[k] for c in cells)
+
+    def _opposite(self, cells: Sequence[Cell], k: int) -> Formula:
+        """Opposite halves pass what is linear in them: all terms of a sum, one factor of a product."""
+        if not self.linear:
+            return FALSE
+        if self.zero == "any":
+            return any_of(
+                all_of(c.opposite(k) if m == n else c.twins[k] for m, c in enumerate(cells))
+                for n in range(len(cells))
+            )
+        if self.zero == "first":
+            return all_of([cells[0].opposite(k), *(c.twins[k] for c in cells[1:])])
+        return all_of(c.opposite(k) for c in cells) if self.kind != "where" else FALSE
 
     def _scale(self, op: Op, flow: Flow, cells: Sequence[Cell]) -> Linear | None:
         scales = [c.scale for c in cells]
@@ -216,9 +234,11 @@ def operand_views(
             ]
             if not fresh:
                 return cell
-            own = iter(cell.twins)
-            twins = tuple(next(own) if present[axis] else TRUE for axis, _ in fresh)
-            return Cell(cell.zero, twins, cell.scale, cell.nonneg, cell.pos)
+            number = iter(range(len(cell.twins)))
+            own = [next(number) if present[axis] else None for axis, _ in fresh]
+            twins = tuple(TRUE if k is None else cell.twins[k] for k in own)
+            opposites = tuple(FALSE if k is None else cell.opposite(k) for k in own)
+            return replace(cell, twins=twins, opposites=opposites)
 
         out.append(view)
     return out

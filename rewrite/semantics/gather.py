@@ -56,11 +56,12 @@ class Take(Base):
                 signs = all_of(c.nonneg for c in row), all_of(c.pos for c in row)
                 return Cell(FALSE, (), scale, *signs)
             kept = [k for k in range(len(fresh)) if k not in from_index]
-            twins = [FALSE] * len(fresh)
+            twins, opposites = [FALSE] * len(fresh), [FALSE] * len(fresh)
             for n, k in enumerate(kept):
                 twins[k] = all_of(c.twins[n] for c in row)
+                opposites[k] = all_of(c.opposite(n) for c in row)
             zero = all_of(c.zero for c in row) if kept else FALSE
-            return Cell(zero, tuple(twins), None)
+            return Cell(zero, tuple(twins), None, opposites=tuple(opposites))
 
         flow.set(op.output, flow.build(op.output, make))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,7 +112,8 @@ class Permute(Base):
                 axes = [a for a, _ in flow.fresh_digits(grid, source)]
                 order = sorted(range(len(axes)), key=lambda k: (perm.index(axes[k]), k))
                 twins = tuple(cell.twins[k] for k in order)
-                out[index] = Cell(cell.zero, twins, cell.scale, cell.nonneg, cell.pos)
+                opposites = tuple(cell.opposite(k) for k in order)
+                out[index] = replace(cell, twins=twins, opposites=opposites)
         flow.set(op.output, out)
 
     def vanishes(self, op: Op) -> Vanishing:
@@ -143,7 +144,7 @@ class Expand(Base):
 
         def make(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
             cell = view(index, fresh)
-            return cell if not fresh else Cell(cell.zero, cell.twins, None, cell.nonneg, cell.pos)
+            return cell if not fresh else replace(cell, scale=None)
 
         flow.set(op.output, flow.build(op.output, make))
 

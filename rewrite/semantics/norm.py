@@ -76,12 +76,14 @@ class _NormFlow:
         grown = [d for a in self.over for b in self.grid[a] for d in b.digits if d.fresh]
         self.grows = bool(grown)
         self.strategies = {flow.growth.strategy(a) for a in self.atoms} if grown else set()
+        # Pairs change mean and variance as any new coordinates do.
+        self.statistics = bool(self.strategies & {"statistics", "pair"})
 
     def run(self) -> None:
         flow = self.flow
         if len(self.strategies) > 1:
             flow.fail("normalises axes that grow by different strategies", self.atoms)
-        if "statistics" in self.strategies and self.op not in flow.statistics:
+        if self.statistics and self.op not in flow.statistics:
             flow.statistics.append(self.op)
         if "mean" in self.strategies:
             self._check_mean()
@@ -136,14 +138,15 @@ class _NormFlow:
         if self.strategies == {"copy"}:
             return Cell(FALSE, x.twins, None)
         zero = x.zero if not self.center else FALSE
-        return Cell(zero, (FALSE,) * len(fresh), None)
+        twins = x.twins if self.strategies == {"pair"} else (FALSE,) * len(fresh)
+        return Cell(zero, twins, None, opposites=() if self.center else x.opposites)
 
     def _fresh_row(self, index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
         row = self._row(index)
         zero: Formula = all_of(c.zero for c, _ in row)
         x: Cell = self.cells[index]
         twins = tuple(
-            x.twins[k] if self.flow.growth.strategy(atom) == "copy" else FALSE
+            x.twins[k] if self.flow.growth.equal(atom) else FALSE
             for k, (_, atom) in enumerate(fresh)
         )
         if not self._eps_positive():
@@ -163,7 +166,7 @@ class _NormFlow:
             new = [d.atom for b in blocks for d in b.digits if d.fresh]
             if not new:
                 scales.append(cell.scale)
-            elif "statistics" in self.strategies:
+            elif self.statistics:
                 continue
             elif self.strategies == {"copy"}:
                 flow.oblige(all_of(cell.twins), "normalises copies, which must be equal", new)
@@ -178,7 +181,8 @@ class _NormFlow:
         x = flow.equal_scales(scales, "normalises blocks") or NONE
         rows = [index_blocks for _, index_blocks in self._row(index)]
         grows = any(d.fresh for blocks in rows for b in blocks for d in b.digits)
-        gain = self._log_ratio() if grows and not self.strategies & {"copy", "statistics"} else 0.0
+        kept = self.statistics or "copy" in self.strategies
+        gain = self._log_ratio() if grows and not kept else 0.0
         self._scale_eps(x * 2.0 + Linear(-gain))
         return Linear(gain / 2)
 

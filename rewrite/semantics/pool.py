@@ -91,7 +91,7 @@ class Pool(Base):
                 return Cell(scale=flow.equal_scales([c.scale for c in row], "pools"), nonneg=nonneg)
             twins = tuple(
                 all_of(c.twins[k] for c in row)
-                if op.attrs["how"] == "mean" or flow.growth.strategy(atom) == "copy"
+                if op.attrs["how"] == "mean" or flow.growth.equal(atom)
                 else FALSE
                 for k, (_, atom) in enumerate(fresh)
             )

@@ -246,8 +246,7 @@ def _copy_rows(op: Op, flow: Flow) -> None:
         if cell.twins:
             atoms = [a for _, a in flow.fresh_digits(flow.grid(op.output), index)]
             twins = tuple(
-                t if flow.growth.strategy(a) == "copy" else FALSE
-                for t, a in zip(cell.twins, atoms, strict=True)
+                t if flow.growth.equal(a) else FALSE for t, a in zip(cell.twins, atoms, strict=True)
             )
             y[index] = Cell(FALSE, twins, None, y[index].nonneg, FALSE)
 

@@ -75,7 +75,7 @@ class Scatter(Base):
             places = index(at, fresh)
             twins = []
             for k, (_, atom) in enumerate(fresh):
-                same = (_same_place(c.twins[k], flow.growth.strategy(atom)) for c in places)
+                same = (_same_place(c.twins[k], flow.growth.equal(atom)) for c in places)
                 twins.append(all_of([*(c.twins[k] for c in row), *same]))
             return Cell(zero, tuple(twins), None, nonneg)
 
@@ -85,9 +85,9 @@ class Scatter(Base):
         return Vanishing((0, 2))
 
 
-def _same_place(twin: Formula, strategy: str) -> Formula:
-    """Does a new coordinate write where the old ones do? A mean of places is no place."""
-    return twin if strategy == "copy" or twin is TRUE else FALSE
+def _same_place(twin: Formula, equal: bool) -> Formula:
+    """Does a new coordinate write where its twin does? A mean of places is no place."""
+    return twin if equal or twin is TRUE else FALSE
 
 
 def _rows(

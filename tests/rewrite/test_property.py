@@ -50,7 +50,9 @@ def one_growth(data, graph):
         sizes = {t: t.size * data.draw(st.integers(2, 3)) for t in chosen}
     strategies = None
     if data.draw(st.booleans()):
-        orders = st.lists(st.sampled_from(["zero", "mean", "statistics", "copy"]), min_size=1)
+        orders = st.lists(
+            st.sampled_from(["zero", "mean", "statistics", "copy", "pair"]), min_size=1
+        )
         strategies = {t: data.draw(orders) for t in chosen}
         strategies = {
             t: [s for s in order if s != "copy" or sizes[t] % t.size == 0] or ["zero"]

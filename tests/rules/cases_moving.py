@@ -102,6 +102,17 @@ def _interleaved(b: Net) -> Value:
     return b.reshape(both, [2, 6])
 
 
+@case("slice: rotated halves behind heads")
+def _rotated(b: Net) -> Value:
+    """Both halves of a head are one atom, so an axis has equal blocks at several places."""
+    h = b.reshape(hidden(b, 12), [2, 3, 4])
+    p, q = b.split(h, 2, [2, 2])
+    turned = b.concat([b.apply("neg", q), p], 2)
+    cos, sin = b.weight(4), b.weight(4)
+    y = b.apply("add", b.apply("mul", h, cos), b.apply("mul", turned, sin))
+    return b.reshape(y, [2, 12])
+
+
 @case("slice: every third, which does not divide")
 def _uneven(b: Net) -> Value:
     return b.apply("relu", b.slice(hidden(b, 7), 1, 0, 7, 3))

@@ -32,6 +32,7 @@ MODES: tuple[tuple[str, str | None], ...] = (
     ("graph", "mean"),
     ("graph", "statistics"),
     ("graph", "zero"),
+    ("graph", "pair"),
 )
 
 
@@ -88,9 +89,10 @@ def jobs(atoms: Sequence[Term]) -> Iterator[list[Term]]:
 
 
 def sizes_for(job: Sequence[Term], mode: str | None, step: int = 0) -> dict[Term, int]:
-    """Half again (so that no ratio is whole), or twice where copies are asked for."""
+    """Half again (so that no ratio is whole), twice where copies are asked for, or one or two pairs."""
+    fixed = {"copy": lambda n: 2 * n, "pair": lambda n: n + 3 + n % 2}.get(mode or "")
     return {
-        t: t.size * 2 if mode == "copy" else t.size + max(1, t.size // 2) + (i + step) % 2
+        t: fixed(t.size) if fixed else t.size + max(1, t.size // 2) + (i + step) % 2
         for i, t in enumerate(job)
     }
 
@@ -246,6 +248,14 @@ def _fresh(
     if len(cell.twins) != len(digits):
         raise Wrong(f"{what} has {len(digits)} fresh digits and {len(cell.twins)} twins")
     for k, ((axis, atom), twin) in enumerate(zip(digits, cell.twins, strict=True)):
+        if growth.strategy(atom) == "pair":
+            nth = sum(1 for a, _ in digits[:k] if a == axis)
+            halves = _halves(part, grid, index, axis, nth)
+            if holds(twin):
+                compare(*halves[:2], f"{what}, whose halves are claimed to be equal,")
+            if holds(cell.opposite(k)):
+                compare(-halves[0], halves[1], f"{what}, whose halves are claimed to be opposite,")
+                compare(halves[2], 0 * halves[2], f"{what}, whose odd one is claimed to be zero,")
         if not holds(twin) or growth.strategy(atom) not in ("mean", "copy"):
             continue
         source = source_block(grid, index, k)
@@ -257,6 +267,16 @@ def _fresh(
             part, expected, rtol=0, atol=TOLERANCE * _size(expected), equal_nan=True
         ):
             raise Wrong(f"{what} is claimed to be the {growth.strategy(atom)} of the old")
+
+
+def _halves(part: Array, grid: Any, index: Any, axis: int, nth: int) -> list[Array]:
+    """The first and the second half of a block along the nth fresh digit of an axis, and an odd rest."""
+    digits = grid[axis][index[axis]].digits
+    at = [i for i, d in enumerate(digits) if d.fresh][nth]
+    x = part.reshape(*part.shape[:axis], *(d.size for d in digits), *part.shape[axis + 1 :])
+    x = np.moveaxis(x, axis + at, 0)
+    half = len(x) // 2
+    return [x[:half], x[half : 2 * half], x[2 * half :]]
 
 
 def _size(x: Array) -> float:

@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 
 from meristem.rewrite import axes as axes_module
+from meristem.rewrite import expansion as expansion_module
 from meristem.rewrite import flow as flow_module
 from meristem.rewrite import registry, script
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.flow import Cell, Flow
-from meristem.rewrite.formula import FALSE, TRUE
+from meristem.rewrite.formula import FALSE, TRUE, all_of
 from meristem.rewrite.scale import Linear
 from meristem.rewrite.semantics import (
     contraction,
+    elementwise,
     gather,
     layout,
     norm,
@@ -64,6 +66,37 @@ mutant("contraction: a product of means", "contract: bilinear, mean")(
 mutant("contraction: no vanishing needed of the other side", "contract: attention")(
     method(contraction, "any_of", lambda parts: TRUE)
 )
+
+
+mutant("contraction: any two halves cancel", "relu: free")(
+    method(contraction.Mixing, "_cancels", lambda self, where, new: [TRUE] if new else [])
+)
+mutant("contraction: opposite halves by any factor", "contract: attention")(
+    method(contraction.Mixing, "_opposite", lambda *_: TRUE)
+)
+mutant("elementwise: opposite halves through any function",
+       "contract: attention with norms of queries and keys", "contract: bilinear, mean")(
+    method(elementwise.Row, "_opposite", lambda self, cells, k: all_of(c.opposite(k) for c in cells))
+)  # fmt: skip
+mutant("expansion: halves of one sign", "relu: free")(
+    lambda m: m.setattr(
+        expansion_module, "_paired",
+        lambda x, axis, digits, position, sign, old=expansion_module._paired: (
+            old(x, axis, digits, position, 1)
+        ),
+    )
+)  # fmt: skip
+mutant("flow: the first block with the digits of the source", "slice: rotated halves behind heads")(
+    lambda m: [m.setattr(room, "source_block", _first_source) for room in (flow_module, script)]
+)
+
+
+def _first_source(grid: Any, index: Any, k: int) -> tuple[int, ...]:
+    """Takes the last block before it with the digits of the source, whichever piece that is."""
+    axis, i = next((a, i) for a, i in enumerate(index) if grid[a][i].fresh)
+    marks = [[(d.atom, d.fresh) for d in b.digits] for b in grid[axis]]
+    wanted = [(atom, False) for atom, _ in marks[i]]
+    return (*index[:axis], max(j for j in range(i) if marks[j] == wanted), *index[axis + 1 :])
 
 
 @mutant("contraction: tie dropped", "relu: free", "contract: attention")

@@ -1,0 +1,181 @@
+"""Methods by name, on every model: exact in float64, and what defines each.
+
+``pair`` grows to any size, ``copy`` to whole multiples.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import meristem
+from meristem.rewrite.errors import MeristemError, NotPreserved
+from meristem.rewrite.methods import METHODS
+from meristem.rewrite.request import by_name
+from tests.e2e.measure import algebra_error, deployment_ratio, leaves
+from tests.e2e.test_torch_zoo import boundary_of, free, kinds_of, traced
+from tests.zoo import ZOO
+
+LIMIT = 1e-10
+QUICK = ("gpt2", "llama_tied", "resnet")
+FACTOR = {"pair": "x1.5", "copy": "x2"}
+
+
+class Convolutions(nn.Module):
+    """Grouped and depthwise convolutions with batch norms, and a pooled head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=4)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.depthwise(torch.relu(self.grouped(x))))
+        return self.head(x.mean((2, 3)))
+
+
+class TwoDecoders(nn.Module):
+    """One encoder, two decoders, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 8), nn.LayerNorm(8))
+        self.first = nn.Sequential(nn.Linear(8, 12), nn.SiLU(), nn.Linear(12, 3))
+        self.second = nn.Sequential(nn.Linear(8, 10), nn.Sigmoid(), nn.Linear(10, 4))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h = self.encoder(x)
+        return self.first(h), self.second(h)
+
+
+OWN = {
+    "convolutions": (Convolutions, (2, 3, 8, 8)),
+    "two decoders": (TwoDecoders, (4, 6)),
+}
+
+
+def model_of(name: str) -> tuple[Any, list[torch.Tensor]]:
+    if name not in OWN:
+        model, args, kwargs = traced(name)
+        return model, leaves(args, kwargs)
+    torch.manual_seed(0)
+    build, shape = OWN[name]
+    x = torch.randn(*shape)
+    return meristem.trace(build().eval(), (x,)), [x]
+
+
+def requests(model: Any, factor: str) -> list[dict[str, str]]:
+    """Every width kind alone, and all together."""
+    kinds = [k for k in kinds_of(model) if k not in ("layers", "group")]
+    alone = [dict.fromkeys(free(model, k), factor) for k in kinds]
+    for k in ("rank", "width"):
+        own = {by_name(d.name): factor for d in model.dimensions if d.kind == k and d.growable}
+        alone += [own] if own else []
+    together = {k: f for r in alone for k, f in r.items()}
+    return [*alone, together]
+
+
+@pytest.mark.parametrize("method", ["pair", "copy"])
+@pytest.mark.parametrize(
+    "name",
+    [*OWN, *(n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in sorted(ZOO))],
+)
+def test_every_kind_alone_and_all_together(name: str, method: str) -> None:
+    model, inputs = model_of(name)
+    errors = {}
+    for request in requests(model, FACTOR[method]):
+        policy = boundary_of(model, request)[0]
+        grown = meristem.grow(model, request, method=method, boundary=policy)
+        errors["+".join(request)] = algebra_error(model, grown, *inputs)
+        used = {s for c in grown.plan.changes for s in c.strategies}
+        assert used == {method}, (request, grown.plan.refusals)
+    assert errors
+    assert max(errors.values()) <= LIMIT, errors
+
+
+def test_pairs_are_equal_and_read_with_opposite_signs() -> None:
+    model, _ = model_of("two decoders")
+    grown = meristem.grow(model, {"mlp@second": 15}, method="pair").state_dict()
+    up, bias, down = (grown[f"second.{n}"] for n in ("0.weight", "0.bias", "2.weight"))
+    assert torch.equal(up[10:12], up[12:14])
+    assert torch.equal(bias[10:12], bias[12:14])
+    assert torch.equal(down[:, 10:12], -down[:, 12:14])
+    assert down[:, 10:12].abs().min() > 0
+    assert not down[:, 14].any(), "an odd unit has no partner"
+
+
+def test_copies_tile_and_what_sums_them_is_shared() -> None:
+    """HyperCloning's tiling (arXiv:2409.12903): rows repeated, columns repeated and divided."""
+    model, _ = model_of("two decoders")
+    old, new = (
+        m.state_dict() for m in (model, meristem.grow(model, {"mlp@first": 36}, method="copy"))
+    )
+    assert torch.equal(new["first.0.weight"], old["first.0.weight"].repeat(3, 1))
+    assert torch.equal(new["first.0.bias"], old["first.0.bias"].repeat(3))
+    torch.testing.assert_close(new["first.2.weight"], old["first.2.weight"].repeat(1, 3) / 3)
+    plan = meristem.plan(model, {"mlp@first": 36}, method="copy")
+    assert plan.locked, "even copies stay equal under training, which the plan says"
+
+
+@pytest.mark.parametrize("name", ["convolutions", "two decoders", "nanogpt"])
+def test_pairs_train(name: str) -> None:
+    """Every new weight has a gradient within two steps, and no two units stay equal."""
+    model, _ = model_of(name)
+    request = requests(model, "x2")[-1]
+    grown = meristem.grow(model, request, method="pair", boundary=boundary_of(model, request)[0])
+    report = meristem.verify(model, grown)
+    assert report.ok, str(report)
+    assert report.levels["training"].word not in ("differs", "not checked"), str(report)
+    assert not grown.plan.saddles
+
+
+def test_pairs_have_gradients_from_the_start() -> None:
+    model, (x,) = model_of("two decoders")
+    module = meristem.grow(model, {"mlp@second": 14}, method="pair").module()
+    module(x)[1].square().sum().backward()
+    grads = {n: p.grad for n, p in module.named_parameters()}
+    up, down = grads["second.0.weight"][10:], grads["second.2.weight"][:, 10:]
+    assert up.abs().min() > 0
+    assert down.abs().min() > 0
+    torch.testing.assert_close(up[:2], -up[2:])  # so that the halves part
+
+
+@pytest.mark.parametrize("method", ["pair", "copy"])
+def test_a_file_grows_by_the_same_method(tmp_path: Any, method: str) -> None:
+    model, inputs = model_of("convolutions")
+    path = model.save(tmp_path / "small.onnx")
+    file = meristem.load(path)
+    plan = meristem.plan(model, requests(model, FACTOR[method])[-1], method=method)
+    big = meristem.grow(file, plan).save(tmp_path / "big.onnx")
+    with torch.no_grad():
+        reference = [[model.module().double()(inputs[0].double()).numpy()]]
+    assert deployment_ratio(path, big, reference, [inputs], optimised=True) <= 4
+
+
+def test_a_method_that_does_not_apply_says_what_would() -> None:
+    model, _ = model_of("two decoders")
+    with pytest.raises(NotPreserved, match="need a whole multiple; ask for 24, or take method"):
+        meristem.grow(model, {"mlp@first": 18}, method="copy")
+    with pytest.raises(MeristemError, match="method='lottery' is not known; choose from preserve"):
+        meristem.plan(model, {"mlp": "x2"}, method="lottery")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_exact_where_it_is_accepted(method: str) -> None:
+    model, inputs = model_of("two decoders")
+    accepted = 0
+    for request in requests(model, "x2"):
+        try:
+            grown = meristem.grow(model, request, method=method)
+        except NotPreserved:
+            continue
+        accepted += 1
+        assert algebra_error(model, grown, *inputs) <= LIMIT
+    assert accepted
