@@ -1,7 +1,7 @@
-"""What a run of `make test-full` measured, as a page: python tests/results.py build/test-full.xml
+"""What a run of `make test-full` measured, as a page: python tests/results.py build/full PART...
 
-The end-to-end tests record their numbers as properties of the junit file; nothing is written here that
-is not in it, besides the versions and the machine.
+The end-to-end tests record their numbers as properties of the junit files; nothing is written here that
+is not in them, besides the versions and the machine. A part that failed keeps its record as `.new`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,43 @@ COLUMNS = {
 }
 
 
-def page(path: Path) -> str:
-    cases = list(ElementTree.parse(path).getroot().iter("testcase"))
+def page(folder: Path, parts: list[str]) -> str:
+    suites = {part: _suite(folder, part) for part in parts}
+    cases = [c for suite in suites.values() if suite is not None for c in suite.iter("testcase")]
     out = [
         "# The last `make test-full`",
         "",
-        "Written by `tests/results.py` from the run's own record.",
+        "Written by `tests/results.py` from the run's own records.",
         "",
         f"Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in PACKAGES)
         + f"; {platform.system()} {platform.machine()}, {os.cpu_count()} cores.",
+        "",
+        "| part | at commit | on | tests | seconds |",
+        "|---|---|---|---|---|",
+        *(_row(part, suite) for part, suite in suites.items()),
         "",
         *_folders(cases),
         "",
         *_models(cases),
     ]
     return "\n".join(out) + "\n"
+
+
+def _suite(folder: Path, part: str) -> ElementTree.Element | None:
+    """The record of a part: the finished one, else that of a run with failures, else none."""
+    for path in (folder / f"{part}.xml", folder / f"{part}.xml.new"):
+        if path.exists():
+            return ElementTree.parse(path).getroot().find("testsuite")
+    return None
+
+
+def _row(part: str, suite: ElementTree.Element | None) -> str:
+    if suite is None:
+        return f"| {part} | not run | | | |"
+    facts = suite.attrib
+    seconds = float(facts["time"])
+    return f"| {part} | {facts['name']} | {facts['timestamp'][:10]} | {facts['tests']} | {seconds:.0f} |"
 
 
 def _state(case: ElementTree.Element) -> str:
@@ -94,4 +115,4 @@ def _models(cases: list[ElementTree.Element]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(page(Path(sys.argv[1])), end="")
+    print(page(Path(sys.argv[1]), sys.argv[2:]), end="")
