@@ -38,6 +38,11 @@ def trace_module(
     Raises CarrierError where torch.export refuses, with its reason.
     """
     kwargs = kwargs or {}
+    if isinstance(dynamic_shapes, str) and dynamic_shapes != "auto":
+        raise CarrierError(
+            f'dynamic_shapes={dynamic_shapes!r} is not known; give "auto", None (static), or the '
+            "dynamic shapes of torch.export"
+        )
     modes = {m: m.training for m in module.modules()}
     try:
         module.eval()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from meristem.model import Model
+from meristem.model import Model, in_memory
 from meristem.preparation import Prepared, prepare
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.plan import Plan
@@ -75,25 +75,27 @@ def plan(
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n" or
     "xf". Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
     """
-    return prepare(
-        model, sizes, method=method, boundary=boundary, compensate=compensate, at=at, seed=seed
-    ).plan
+    with in_memory(sizes):
+        return prepare(
+            model, sizes, method=method, boundary=boundary, compensate=compensate, at=at, seed=seed
+        ).plan
 
 
 def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:
     """A larger model that computes the same function; arguments as of ``plan``.
 
     A Plan in place of sizes is bound to this model: its names are resolved here, the proof is repeated,
-    and CarrierError is raised where the plan's recipes are not those of the proof.
+    and CarrierError is raised where the plan grows other axes of a weight than the proof does.
     """
-    if isinstance(sizes_or_plan, Plan):
-        given = sizes_or_plan
-        options = {**given.options, **options}
-        prepared = prepare(model, {by_name(n): s for n, s in given.sizes.items()}, **options)
-        given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
-    else:
-        prepared = prepare(model, sizes_or_plan, **options)
-    return Model(_apply(model, prepared), model.side, prepared.plan)
+    with in_memory(sizes_or_plan):
+        if isinstance(sizes_or_plan, Plan):
+            given = sizes_or_plan
+            options = {**given.options, **options}
+            prepared = prepare(model, {by_name(n): s for n, s in given.sizes.items()}, **options)
+            given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
+        else:
+            prepared = prepare(model, sizes_or_plan, **options)
+        return Model(_apply(model, prepared), model.side, prepared.plan)
 
 
 def _apply(model: Model, prepared: Prepared) -> Any:

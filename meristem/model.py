@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meristem.rewrite.dimensions import Dimension, find_dimensions
 from meristem.rewrite.equations import Equations
+from meristem.rewrite.errors import SizeError
 from meristem.rewrite.graph import Graph
 from meristem.rewrite.plan import Plan
 
@@ -108,5 +111,18 @@ class Model:
     def save(self, path: str | Path) -> Path:
         """Write ``.onnx``, ``.pt2`` or ``.safetensors``; nothing is left behind on failure."""
         path = Path(path)
-        self.side.save(self.carrier, path)
+        with in_memory(path):  # large weights are made while they are written
+            self.side.save(self.carrier, path)
         return path
+
+
+@contextmanager
+def in_memory(what: Any) -> Iterator[None]:
+    """What is too large to be made is the request's fault."""
+    try:
+        yield
+    except MemoryError as error:
+        raise SizeError(
+            f"the grown model does not fit into memory ({error}); ask for smaller sizes",
+            request=what,
+        ) from error

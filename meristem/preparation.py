@@ -144,6 +144,14 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
 
 def _check_options(plan: Plan) -> None:
     method(plan.method)
+    if not isinstance(plan.seed, int):
+        raise MeristemError(f"seed={plan.seed!r} is no whole number")
+    if isinstance(plan.at, str) and plan.at not in ("end", "spread"):
+        raise SizeError(f'at={plan.at!r} is neither "end" nor "spread" nor a list of positions')
+    if not isinstance(plan.at, str):
+        positions = plan.at if isinstance(plan.at, (list, tuple)) else [None]
+        if not all(isinstance(p, int) for p in positions):
+            raise SizeError(f'at={plan.at!r} is neither "end" nor "spread" nor a list of positions')
     for name, value, known in (
         ("boundary", plan.boundary, BOUNDARIES),
         ("compensate", plan.compensate, COMPENSATIONS),

@@ -43,6 +43,14 @@ class Outputs:
             if path.is_dir():
                 raise OutputError(f"{path} is a folder; give the path of a file", path=str(path))
         self._refuse_existing(self._wanted())
+        if self.plan is not None and self.plan.resolve() in (
+            self.model.resolve(),
+            self.source.resolve(),
+        ):
+            raise OutputError(
+                f"{self.plan} is a model of this command; give the plan another name",
+                path=str(self.plan),
+            )
 
     def _wanted(self) -> list[Path]:
         return [p for p in (self.model, self.plan) if p is not None]

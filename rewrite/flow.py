@@ -36,7 +36,7 @@ class Cell:
     "equal to the mean of the old along it", "a copy of the old" or "its halves are equal", by the digit's
     strategy. ``opposites``: for each fresh digit "its halves are opposite"; empty where nothing is known.
     ``scale``: logarithm of the factor of old coordinates; None where any factor fits (fresh blocks,
-    zeros, infinities). ``nonneg``, ``pos``: sign.
+    zeros, infinities). ``nonneg``, ``pos``: sign. ``stuck``: it is zero and no gradient passes it.
     """
 
     zero: Formula = FALSE
@@ -45,6 +45,7 @@ class Cell:
     nonneg: Formula = FALSE
     pos: Formula = FALSE
     opposites: tuple[Formula, ...] = ()
+    stuck: Formula = FALSE
 
     def opposite(self, k: int) -> Formula:
         """Are the halves along the k-th fresh digit opposite (an odd one in the middle zero)?"""
@@ -87,7 +88,7 @@ class Flow:
     obligations: list[Obligation] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     statistics: list[Op] = field(default_factory=list)
-    products: list[tuple[Op, Formula, Formula, frozenset[int]]] = field(default_factory=list)
+    products: list[tuple[Op, Cell, Cell, frozenset[int]]] = field(default_factory=list)
     cells: dict[Value, Cells] = field(default_factory=dict)
     weight_scales: dict[Weight, Cells] = field(default_factory=dict)
     literal_scales: dict[Literal, Linear] = field(default_factory=dict)
@@ -178,6 +179,7 @@ class Flow:
                 all_of(c.nonneg for c in row),
                 all_of(c.pos for c in row),
                 tuple(all_of(c.opposite(k) for c in row) for k in range(len(row[0].twins))),
+                all_of(c.stuck for c in row),
             )
         return np.repeat(np.moveaxis(out, -1, axis), len(wanted), axis)
 

@@ -71,13 +71,15 @@ class Plan:
         }
 
     def check(self, proved: Plan, stored: Mapping[str, str]) -> None:
-        """Compare the recipes with those that the proof gives for a model with the ``stored`` weights.
+        """Compare what grows with what the proof grows in a model with the ``stored`` weights.
 
         ``stored`` maps every name of a stored weight to the one that its recipe has there: tied weights
         have one recipe under one of their names. Growing axes are compared without their order, for
         carriers store some weights transposed, and weights that one carrier alone has are left out.
 
-        Raises CarrierError where a weight has another recipe, or a recipe here and none there.
+        Fills and factors are not compared: the proof gives them anew.
+
+        Raises CarrierError where a weight grows here and not, or otherwise, by the proof.
         """
         pairs = [
             (self.weights[n], proved.weights.get(stored[n])) for n in self.weights if n in stored
@@ -110,7 +112,7 @@ class Plan:
             ("constants", self.constants),
             ("operators added at run time", self.added),
             ("locked twins", self.locked),
-            ("new weights that cannot train (both factors zero)", self.saddles),
+            ("new weights that cannot train", self.saddles),
             ("weights without users, carried along", self.unused),
             ("notes", self.notes),
         ):
@@ -130,6 +132,7 @@ class Plan:
         """Read a plan; CarrierError where the text is not one."""
         try:
             data = json.loads(text)
+            _check_types(data)
             if data.pop("meristem_plan") != VERSION:
                 raise CarrierError("the plan was written by another version; make it again")
             data["changes"] = [
@@ -140,6 +143,27 @@ class Plan:
             return Plan(**data)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise CarrierError(f"this is not a meristem plan: {error}") from error
+
+
+# What a plan's JSON must hold; the rest is read piece by piece.
+_TYPES: dict[str, type] = {
+    "sizes": dict,
+    "weights": dict,
+    "clones": dict,
+    "changes": list,
+    "method": str,
+    "boundary": str,
+    "compensate": str,
+    "seed": int,
+}
+
+
+def _check_types(data: Any) -> None:
+    if not isinstance(data, dict):
+        raise TypeError(f"it holds {type(data).__name__}, not an object")
+    for name, kind in _TYPES.items():
+        if name in data and not isinstance(data[name], kind):
+            raise TypeError(f"{name} is no {kind.__name__}")
 
 
 def _grown(recipe: Expansion | None) -> list[tuple[int, int]]:

@@ -18,7 +18,17 @@ from meristem.rewrite.axes import Term, find
 from meristem.rewrite.blocks import Growth
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved
-from meristem.rewrite.flow import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO, Failure, Flow, Obligation
+from meristem.rewrite.flow import (
+    OPPOSITE,
+    PAIR,
+    POSITIVE,
+    TWIN,
+    ZERO,
+    Cell,
+    Failure,
+    Flow,
+    Obligation,
+)
 from meristem.rewrite.formula import Assignment
 from meristem.rewrite.graph import Op
 from meristem.rewrite.methods import METHODS
@@ -50,22 +60,23 @@ class Solution:
     def saddles(self) -> list[tuple[Op, frozenset[int]]]:
         """Products on new paths that could never train.
 
-        Where every product over an atom's new coordinates has two zero factors, no gradient reaches any
-        of them. One live product suffices: it moves the coordinates, and then the others.
+        Where every product over an atom's new coordinates has two zero factors, or a zero one that no
+        gradient reaches (a zero in front of a function that is flat there), nothing moves any of them.
+        One live product suffices: it moves the coordinates, and then the others.
         """
-        holds = self.assignment.holds
-        dead = [
-            (op, atoms)
-            for op, x, y, atoms in self.flow.products
-            if holds(x) is True and holds(y) is True
-        ]
-        alive = {
-            a
-            for op, x, y, atoms in self.flow.products
-            for a in atoms
-            if not (holds(x) is True and holds(y) is True)
-        }
+        dead: list[tuple[Op, frozenset[int]]] = []
+        alive: set[int] = set()
+        for op, x, y, atoms in self.flow.products:
+            if self._stays_zero(x, y) or self._stays_zero(y, x):
+                dead.append((op, atoms))
+            else:
+                alive |= atoms
         return [(op, atoms - alive) for op, atoms in dead if atoms - alive]
+
+    def _stays_zero(self, x: Cell, y: Cell) -> bool:
+        """Is ``x`` zero, and does no gradient through the product with ``y`` move it?"""
+        holds = self.assignment.holds
+        return holds(x.zero) is True and (holds(y.zero) is True or holds(x.stuck) is True)
 
     @property
     def strategies(self) -> dict[Term, str]:

@@ -41,6 +41,8 @@ class Semantics(Protocol):
 
     def poles(self, op: Op) -> tuple[int, ...]: ...
 
+    def stalls(self, op: Op) -> tuple[int, ...]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Vanishing:
@@ -65,6 +67,10 @@ class Base:
 
     def poles(self, op: Op) -> tuple[int, ...]:
         """Operands that must not become zero: the result, or its gradient, would be no number."""
+        return ()
+
+    def stalls(self, op: Op) -> tuple[int, ...]:
+        """Operands whose zero gives zero with a gradient of zero, so that nothing before them learns."""
         return ()
 
 

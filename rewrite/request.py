@@ -36,6 +36,8 @@ def resolve(
     if not isinstance(sizes, Mapping):
         raise SizeError('sizes is a mapping of selectors to sizes, as {"mlp": "x2"}')
     for selector, given in sizes.items():
+        if not isinstance(selector, str):
+            raise SelectorError(f'a selector is a string, as "mlp", not {selector!r}')
         target = (
             int(given) if isinstance(given, Integral) and not isinstance(given, bool) else given
         )

@@ -31,22 +31,23 @@ def zeroed(
     A gain that is stored as ``w = gain - c`` must hold ``-c``. None where no choice of weights makes the
     values zero.
     """
-    order = list(inside)
+    order, wanted = list(inside), list(values)
     search = _Search(order, own)
-    joint = _all([search.way(v) for v in values])
-    if joint is None or not _regular(order, joint[1]):
+    joint = _all([search.way(v) for v in wanted])
+    if joint is None or not _regular(order, joint[1], set(wanted)):
         return None
     return joint[1]
 
 
-def _regular(inside: Iterable[Op], weights: Mapping[Weight, float]) -> bool:
-    """Does nothing divide by what the weights make zero (0 / 0 is no zero), or differentiate there?
+def _regular(inside: Iterable[Op], weights: Mapping[Weight, float], values: set[Value]) -> bool:
+    """Does nothing divide by what the weights make zero (0 / 0 is no zero), and do the values train?
 
     Walks forward from the weights; a value that they reach is a known number or unknown, and an unknown
     one may be zero. A sum with zero is the other term, so the stream itself is not reached.
     """
     numbers: dict[Value, float | None] = {}
     numbers.update(weights.items())
+    stuck: set[Value] = set()
     for op in inside:
         if not any(v in numbers for v in op.inputs) or _keeps_the_other(op, numbers):
             continue
@@ -56,7 +57,19 @@ def _regular(inside: Iterable[Op], weights: Mapping[Weight, float]) -> bool:
                 return False
         for out in op.outputs:
             numbers[out] = _number(op, numbers)
-    return True
+            if numbers[out] == 0 and _stuck(op, numbers, stuck):
+                stuck.add(out)
+    return not stuck.intersection(values)
+
+
+def _stuck(op: Op, numbers: Mapping[Value, float | None], stuck: set[Value]) -> bool:
+    """Does no gradient reach the weights through a zero: behind a flat function, or a product of two?"""
+    entry = semantics(op.kind)
+    if any(numbers.get(op.inputs[i]) == 0 for i in entry.stalls(op)):
+        return True
+    rule = entry.vanishes(op)
+    zeros = [op.inputs[i] for i in rule.operands if numbers.get(op.inputs[i]) == 0]
+    return bool(zeros) and (all(v in stuck for v in zeros) or (rule.any and len(zeros) > 1))
 
 
 def _keeps_the_other(op: Op, numbers: Mapping[Value, float | None]) -> bool:

@@ -99,6 +99,7 @@ class Mixing:
     def _cell(self, index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
         where = dict(zip(self.out, index, strict=True))
         zeros: list[Formula] = []
+        stuck: list[Formula] = []
         twins: list[list[Formula]] = [[] for _ in fresh]
         opposites: list[list[Formula]] = [[] for _ in fresh]
         scales: list[Linear | None] = []
@@ -118,6 +119,7 @@ class Mixing:
                 scales.append(self._scale(x, y, combo))
             else:
                 zeros.append(vanishes)
+                stuck.append(any_of([x.stuck, y.stuck, all_of([x.zero, y.zero])]))
                 for k, (axis, atom) in enumerate(fresh):
                     nothing = vanishes_for(self.labels, self.out[axis], x, y)
                     twins[k].append(any_of([self._twin(where, fresh, k, axis, atom), nothing]))
@@ -129,6 +131,7 @@ class Mixing:
             tuple(all_of(t) for t in twins),
             None,
             opposites=tuple(all_of(t) for t in opposites),
+            stuck=all_of(stuck),
         )
 
     def _oblige(
@@ -139,7 +142,7 @@ class Mixing:
             copies = all_of((*self._summed_twins(0, x, where), *self._summed_twins(1, y, where)))
             self.flow.oblige(copies, "sums over copies, which must be equal", atoms)
         else:
-            self.flow.products.append((self.op, x.zero, y.zero, frozenset(atoms)))
+            self.flow.products.append((self.op, x, y, frozenset(atoms)))
             self.flow.oblige(
                 vanishes, "sums over new coordinates, so one factor must be zero", atoms
             )

@@ -54,6 +54,7 @@ class Row(Base):
     sign: Callable[..., signs.Sign] | None = None
     domain: str = ""  # "pos" or "nonneg": what the last operand must be on fresh coordinates
     result: str = ""  # dtype of the result where it is not the operands'
+    flat: bool = False  # at zero both the value and its gradient are zero
 
     def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
         return [tuple(np.broadcast_shapes(*(v.shape for v in inputs)))]
@@ -101,7 +102,7 @@ class Row(Base):
                 return Cell(zero, (), scale, nonneg, pos)
             twins = tuple(self._twin(op, flow, cells, k, atom) for k, (_, atom) in enumerate(fresh))
             opposites = tuple(self._opposite(cells, k) for k in range(len(fresh)))
-            return Cell(self._zero(cells), twins, None, nonneg, pos, opposites)
+            return Cell(self._zero(cells), twins, None, nonneg, pos, opposites, self._stuck(cells))
 
         flow.set(op.output, flow.build(op.output, make))
 
@@ -149,6 +150,17 @@ class Row(Base):
             return all_of([cells[0].opposite(k), *(c.twins[k] for c in cells[1:])])
         return all_of(c.opposite(k) for c in cells) if self.kind != "where" else FALSE
 
+    def _stuck(self, cells: Sequence[Cell]) -> Formula:
+        """Zero, and no gradient passes: behind a flat function, or where both factors are zero."""
+        if self.flat:
+            return cells[0].zero
+        if self.zero in ("keep", "first"):
+            return cells[0].stuck
+        if self.zero == "any":
+            return any_of([*(c.stuck for c in cells), all_of(c.zero for c in cells)])
+        terms = cells[1:] if self.kind == "where" else cells
+        return all_of(c.stuck for c in terms) if self.zero == "all" else FALSE
+
     def _scale(self, op: Op, flow: Flow, cells: Sequence[Cell]) -> Linear | None:
         scales = [c.scale for c in cells]
         if self.kind == "where":
@@ -176,6 +188,9 @@ class Row(Base):
 
     def poles(self, op: Op) -> tuple[int, ...]:
         return (self.arity - 1,) if self.domain == "pos" or self.kind == "sqrt" else ()
+
+    def stalls(self, op: Op) -> tuple[int, ...]:
+        return (0,) if self.flat else ()
 
     def vanishes(self, op: Op) -> Vanishing:
         if self.zero in ("keep", "first"):
@@ -265,6 +280,7 @@ class Power(Row):
             "power",
             (lambda x, _: (TRUE, x.pos)) if even else signs.power_sign,
             "",
+            flat=p is not None and p > 1,
         )
         views = operand_views(op, flow)
         if domain:
@@ -292,6 +308,11 @@ class Power(Row):
         )
         return () if smooth else (0, 1)
 
+    def stalls(self, op: Op) -> tuple[int, ...]:
+        exponent = op.inputs[1]
+        flat = isinstance(exponent, Literal) and bool((exponent.data > 1).all())
+        return (0,) if flat else ()
+
 
 @dataclass(frozen=True)
 class Cast(Row):
@@ -311,8 +332,8 @@ ROWS = [
     Row("identity", 1, np.asarray, "keep", True, 1.0, signs.same),
     Cast("cast", 1, cast, "keep", True, 1.0, signs.same),
     Row("neg", 1, np.negative, "keep", True, 1.0),
-    Row("abs", 1, np.abs, "keep", False, 1.0, signs.nonneg),
-    Row("relu", 1, lambda x: np.maximum(x, 0), "keep", False, 1.0, signs.nonneg),
+    Row("abs", 1, np.abs, "keep", False, 1.0, signs.nonneg, flat=True),
+    Row("relu", 1, lambda x: np.maximum(x, 0), "keep", False, 1.0, signs.nonneg, flat=True),
     Row("leaky_relu", 1, leaky_relu, "keep", False, 1.0),
     Row("sqrt", 1, np.sqrt, "keep", False, 0.5, signs.same, "nonneg"),
     Row("rsqrt", 1, lambda x: 1 / np.sqrt(x), "none", False, -0.5, signs.positive, "pos"),

@@ -139,7 +139,9 @@ class _NormFlow:
             return Cell(FALSE, x.twins, None)
         zero = x.zero if not self.center else FALSE
         twins = x.twins if self.strategies == {"pair"} else (FALSE,) * len(fresh)
-        return Cell(zero, twins, None, opposites=() if self.center else x.opposites)
+        if self.center:
+            return Cell(zero, twins, None)
+        return Cell(zero, twins, None, opposites=x.opposites, stuck=x.stuck)
 
     def _fresh_row(self, index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
         row = self._row(index)

@@ -77,7 +77,8 @@ class Sum(Base):
             pos = all_of([nonneg, any_of(c.pos for c in row)])
             if fresh:
                 twins = _outer_twins(row, grid, at, over, fresh)
-                return Cell(all_of(c.zero for c in row), twins, None, nonneg, pos)
+                zero, stuck = all_of(c.zero for c in row), all_of(c.stuck for c in row)
+                return Cell(zero, twins, None, nonneg, pos, stuck=stuck)
             gain = -ratio if op.attrs["mean"] else 0.0
             scale = flow.equal_scales(scales, "sums blocks")
             return Cell(FALSE, (), None if scale is None else scale + Linear(gain), nonneg, pos)

@@ -259,7 +259,15 @@ def test_a_model_without_an_output(tmp_path):
 # -- plans and outputs -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"meristem_plan": 99}', '{"meristem_plan": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{}", "[1]", "null", "5", '"abc"', '{"meristem_plan": 99}', '{"meristem_plan": 1}',
+        '{"meristem_plan": 1, "sizes": 5}', '{"meristem_plan": 1, "sizes": {}, "weights": []}',
+        '{"meristem_plan": 1, "sizes": {}, "clones": [], "changes": [], "weights": {}}',
+        '{"meristem_plan": 1, "sizes": {}, "seed": "q", "changes": [], "weights": {}}',
+    ],
+)  # fmt: skip
 def test_a_plan_that_is_none(mlp, out, tmp_path, text):
     plan = tmp_path / "plan.json"
     plan.write_text(text)
@@ -315,6 +323,20 @@ def test_an_output_below_a_file(mlp, tmp_path):
     out = tmp_path / "file" / "o.onnx"
     message = refused("grow", mlp, "-o", out, "--set", "mlp=16", error="OutputError")
     assert "is not a folder" in message
+
+
+def test_a_plan_that_would_replace_a_model(mlp, out):
+    for path in (out, mlp):
+        message = refused(
+            "grow", mlp, "-o", out, "--set", "mlp=16", "--save-plan", path, "--force",
+            error="OutputError",
+        )  # fmt: skip
+        assert "give the plan another name" in message
+
+
+def test_a_size_beyond_all_memory(mlp, out):
+    message = refused("grow", mlp, "-o", out, "--set", "mlp=99999999999999", error="SizeError")
+    assert "does not fit into memory" in message
 
 
 def test_an_output_that_is_a_folder(mlp, tmp_path):

@@ -38,12 +38,15 @@ BRANCHES = {
     "root mean square": lambda h: h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True)),
     "sum of sizes": lambda h: h / h.abs().sum(-1, keepdim=True),
     "entropy": lambda h: h * torch.log(h.abs()),
+    "relu at the end": torch.relu,
+    "square at the end": lambda h: h**2,
     "safe quotient": lambda h: h / (1 + h.abs()),
 }
 
 
 @pytest.mark.parametrize("name", BRANCHES)
 def test_no_division_by_what_a_new_block_makes_zero(name):
+    """Nor a zero in front of what has no gradient there, which nothing would ever move."""
     x = torch.randn(4, 5)
     model = meristem.trace(stack(BRANCHES[name]), (x,))
     (layers,) = (d.name for d in model.dimensions if d.kind == "layers")
@@ -54,6 +57,49 @@ def test_no_division_by_what_a_new_block_makes_zero(name):
     module = grown.module()
     module(x).sum().backward()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+class Between(nn.Module):
+    """linear -> f -> linear."""
+
+    def __init__(self, f):
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.norm, self.down = nn.Linear(6, 12), nn.RMSNorm(12, eps=1e-5), nn.Linear(12, 5)
+        self.f = f
+
+    def forward(self, x):
+        return self.down(self.f(self, self.up(x)))
+
+
+def test_zeros_behind_a_flat_function_give_way_to_statistics():
+    """The norm wants zeros, relu lets no gradient through them: new units would be dead for ever."""
+    x = torch.randn(4, 6)
+    model = meristem.trace(Between(lambda m, h: m.norm(torch.relu(h))).eval(), (x,))
+    grown = meristem.grow(model, {"mlp": 16})
+    assert grown.plan.changes[0].strategies == ("statistics",)
+    assert not grown.plan.saddles
+    assert algebra_error(model, grown, x) <= LIMIT
+    module = grown.module()
+    module(x).square().sum().backward()
+    assert module.down.weight.grad[:, 12:].abs().max() > 0
+
+
+FLAT = {
+    "relu": lambda m, h: nn.functional.normalize(h.relu(), dim=-1),
+    "abs": lambda m, h: nn.functional.normalize(h.abs(), dim=-1),
+    "square": lambda m, h: nn.functional.normalize(h**2, dim=-1),
+    "product": lambda m, h: nn.functional.normalize(h * h, dim=-1),
+}
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_units_that_cannot_train_are_reported(name):
+    model = meristem.trace(Between(FLAT[name]).eval(), (torch.randn(4, 6),))
+    (unit,) = (d.name for d in model.dimensions if d.growable)
+    plan = meristem.plan(model, {by_name(unit): 16})
+    assert plan.saddles
+    assert "cannot train" in plan.explain()
 
 
 def test_what_divides_by_the_stream_needs_no_gate():
