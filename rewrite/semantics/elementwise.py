@@ -11,6 +11,7 @@ where the factor must be one), and the sign of its result. A zero of the proof m
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -249,7 +250,7 @@ def operand_views(
             ]
             if not fresh:
                 return cell
-            number = iter(range(len(cell.twins)))
+            number = itertools.count()
             own = [next(number) if present[axis] else None for axis, _ in fresh]
             twins = tuple(TRUE if k is None else cell.twins[k] for k in own)
             opposites = tuple(FALSE if k is None else cell.opposite(k) for k in own)
