@@ -130,7 +130,11 @@ def test_a_doubled_module_is_the_same_function(network, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attribute self.a.weight was assigned")
-@pytest.mark.parametrize("network", ROWS, indirect=True)
+@pytest.mark.parametrize(
+    "network",
+    [n if n == "pixel shuffles" else pytest.param(n, marks=pytest.mark.full) for n in ROWS],
+    indirect=True,
+)
 def test_a_doubled_file_is_the_same_function(network, tmp_path):
     count, module, x = network
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
