@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 from meristem.model import Model
@@ -144,13 +145,13 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
 
 def _check_options(plan: Plan) -> None:
     method(plan.method)
-    if not isinstance(plan.seed, int):
+    if not isinstance(plan.seed, Integral):
         raise MeristemError(f"seed={plan.seed!r} is no whole number")
     if isinstance(plan.at, str) and plan.at not in ("end", "spread"):
         raise SizeError(f'at={plan.at!r} is neither "end" nor "spread" nor a list of positions')
     if not isinstance(plan.at, str):
-        positions = plan.at if isinstance(plan.at, (list, tuple)) else [None]
-        if not all(isinstance(p, int) for p in positions):
+        positions = plan.at if isinstance(plan.at, Sequence) else [None]
+        if not all(isinstance(p, Integral) for p in positions):
             raise SizeError(f'at={plan.at!r} is neither "end" nor "spread" nor a list of positions')
     for name, value, known in (
         ("boundary", plan.boundary, BOUNDARIES),

@@ -40,7 +40,7 @@ def compatible(a: str, b: str) -> bool:
         return True
     paired = [p for p in (a, b) if p.startswith((PAIR, OPPOSITE))]
     if len(paired) == 2:
-        return a[-1] != b[-1]
+        return a.lstrip(PAIR + OPPOSITE) != b.lstrip(PAIR + OPPOSITE)  # the numbers of the digits
     if paired:
         return POSITIVE in (a, b) and paired[0].startswith(PAIR)
     return a.startswith(TWIN) and b.startswith(TWIN)

@@ -108,8 +108,8 @@ def _fill(solution: Solution, w: Weight, grid: Any, index: tuple[int, ...], digi
         k = int(twins[0].removeprefix(TWIN))
         _, atom = digits[k]
         return Fill(solution.growth.strategy(atom), k, source_block(grid, index, k))
-    pairs = [(int(p[-1]), 1) for p in held if p.startswith(PAIR)]
-    pairs += [(int(p[-1]), -1) for p in held if p.startswith(OPPOSITE)]
+    pairs = [(int(p.removeprefix(PAIR)), 1) for p in held if p.startswith(PAIR)]
+    pairs += [(int(p.removeprefix(OPPOSITE)), -1) for p in held if p.startswith(OPPOSITE)]
     return Fill("positive" if POSITIVE in held else "free", pairs=tuple(sorted(pairs)))
 
 
