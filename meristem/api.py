@@ -73,7 +73,8 @@ def plan(
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n" or
-    "xf". Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
+    "xf". ``method`` is a name of docs/methods.md, with options after a colon ("clone:noise=0.1"). Raises
+    SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
     """
     with in_memory(sizes):
         return prepare(

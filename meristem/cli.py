@@ -73,7 +73,8 @@ def grow(
         typer.Option("--set", help="SELECTOR=SIZE, SIZE being 64, +8 or x1.5; repeatable"),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="preserve (default), zero, mean, statistics, copy or pair")
+        str | None,
+        typer.Option(help="preserve (default), net2wider, lemon, clone, pair: docs/methods.md"),
     ] = None,
     boundary: Annotated[
         str | None, typer.Option(help="pin (default), crop or grow the inputs and outputs")

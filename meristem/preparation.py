@@ -103,7 +103,8 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
     script = None
     if atoms:
         names = _names(model, atoms)
-        order = method(plan.method).order(plan.compensate)
+        chosen = method(plan.method)
+        order = chosen.order(plan.compensate)
         solution = solve(
             model.equations,
             atoms,
@@ -111,8 +112,9 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
             boundary=plan.boundary,
             strategies=dict.fromkeys(atoms, order),
             names=names,
+            seed=plan.seed,
         )
-        script = edit_script(solution, seed=plan.seed)
+        script = edit_script(solution, seed=plan.seed, split=chosen.split)
         _report(plan, solution, script, width, reached, model.dimensions)
     prepared = Prepared(
         model, plan, script, {n: s for n, s in layers.items() if s != model[n].size}

@@ -17,6 +17,9 @@ from meristem.rewrite.axes import Term, find
 
 Ints = npt.NDArray[np.int64]
 
+# Strategies whose new coordinates repeat old ones: in whole rounds, round and round to any size, at random.
+COPIES = ("copy", "circular", "replicas")
+
 
 @dataclass(frozen=True, slots=True)
 class Digit:
@@ -48,10 +51,14 @@ class Block:
 
 @dataclass
 class Growth:
-    """Atoms to grow: root term -> (new size, strategy). Caches the expansion of every term."""
+    """Atoms to grow: root term -> (new size, strategy). Caches the expansion of every term.
+
+    ``keys`` are what random choices of an atom's coordinates depend on.
+    """
 
     sizes: dict[Term, int] = field(default_factory=dict)
     strategies: dict[Term, str] = field(default_factory=dict)
+    keys: dict[Term, str] = field(default_factory=dict)
     _blocks: dict[int, tuple[Block, ...]] = field(default_factory=dict)
     _terms: list[Term] = field(default_factory=list)
     _touched: dict[int, bool] = field(default_factory=dict)
@@ -60,6 +67,7 @@ class Growth:
     def __post_init__(self) -> None:
         self.sizes = {find(t): n for t, n in self.sizes.items()}
         self.strategies = {find(t): s for t, s in self.strategies.items()}
+        self.keys = {find(t): k for t, k in self.keys.items()}
         self.names = {id(t): t for t in self.sizes}
 
     def strategy(self, atom: int) -> str:
@@ -68,7 +76,20 @@ class Growth:
 
     def equal(self, atom: int) -> bool:
         """Do the fresh coordinates of a grown atom equal others, so that any function keeps it?"""
-        return self.strategy(atom) in ("copy", "pair")
+        return self.copies(atom) or self.strategy(atom) == "pair"
+
+    def copies(self, atom: int) -> bool:
+        """Do the fresh coordinates of a grown atom repeat old ones?"""
+        return self.strategy(atom) in COPIES
+
+    def even(self, atom: int) -> bool:
+        """Is every old coordinate of a copied atom there equally often?"""
+        t = self.names[atom]
+        return self.strategy(atom) != "replicas" and self.sizes[t] % t.size == 0
+
+    def key(self, t: Term) -> str:
+        """What the choice of copied coordinates depends on; empty: round and round."""
+        return self.keys.get(t, "any") if self.strategies.get(t) == "replicas" else ""
 
     def ratio(self, atom: int) -> float:
         """n' / n of a grown atom."""

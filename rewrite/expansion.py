@@ -3,12 +3,12 @@
 For every axis a lift (which pieces are old, which fresh), for every fresh block a fill, for every old
 block a factor. Evaluated block by block from the stored tensor: old blocks are copied and scaled,
 zeros and twins are derived from them, and free entries are drawn from the statistics of the old block
-they extend. Fresh values depend on (seed, weight name, block) alone, never on order.
+they extend. Where an axis is shared, all this is done for its old coordinates, and each is then split
+among its replicas. Fresh values depend on (seed, weight name, block) alone, never on order.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import exp
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from meristem.rewrite.graph import Array
+from meristem.rewrite.lift import Digits, Lift, generator, replicas
 
 # How many entries of a neighbouring block are looked at to draw fresh ones like them.
 SAMPLE = 1 << 18
@@ -24,104 +25,49 @@ SAMPLE = 1 << 18
 # Entries beyond this are no weights: they hide scores.
 HIDDEN = 1e4
 
-Digits = tuple[tuple[int, bool], ...]  # (size, fresh) of every factor of a block
-
-
-@dataclass(frozen=True)
-class Lift:
-    """One axis: its blocks in order, and the block number of every new coordinate.
-
-    A lift is stored as a nested term: ``["atom", n, new]``, ``["prod", ...]`` or ``["cat", ...]``, from
-    which sources and blocks follow.
-    """
-
-    term: Any
-
-    @property
-    def old_size(self) -> int:
-        return _size(self.term, 1)
-
-    @property
-    def size(self) -> int:
-        return _size(self.term, 2)
-
-    def blocks(self) -> list[Digits]:
-        """(size, fresh) digits of every block, in lexicographic order."""
-        return _blocks(self.term)
-
-    def coordinates(self) -> tuple[Array, Array]:
-        """Source index (-1 where fresh) and block number of every new coordinate."""
-        return _coordinates(self.term)
-
-    @property
-    def grows(self) -> bool:
-        return self.size != self.old_size
-
-
-def _size(term: Any, which: int) -> int:
-    if term[0] == "atom":
-        return int(term[which])
-    sizes = [_size(p, which) for p in term[1:]]
-    return int(np.prod(sizes)) if term[0] == "prod" else sum(sizes)
-
-
-def _blocks(term: Any) -> list[Digits]:
-    if term[0] == "atom":
-        old: Digits = ((term[1], False),)
-        return [old] if term[1] == term[2] else [old, ((term[2] - term[1], True),)]
-    if term[0] == "cat":
-        return [b for p in term[1:] for b in _blocks(p)]
-    out: list[Digits] = [()]
-    for p in term[1:]:
-        out = [(*b, *c) for b in out for c in _blocks(p)]
-    return out
-
-
-def _coordinates(term: Any) -> tuple[Array, Array]:
-    if term[0] == "atom":
-        old, new = term[1], term[2]
-        return (
-            np.concatenate([np.arange(old), np.full(new - old, -1)]).astype(np.int64),
-            (np.arange(new) >= old).astype(np.int64),
-        )
-    parts = [_coordinates(p) for p in term[1:]]
-    sizes = [_size(p, 1) for p in term[1:]]
-    counts = [len(_blocks(p)) for p in term[1:]]
-    if term[0] == "cat":
-        places = [
-            np.where(s < 0, -1, s + o)
-            for (s, _), o in zip(parts, np.cumsum([0, *sizes]), strict=False)
-        ]
-        numbers = [b + o for (_, b), o in zip(parts, np.cumsum([0, *counts]), strict=False)]
-        return np.concatenate(places), np.concatenate(numbers)
-    source: Array = np.zeros(1, np.int64)
-    block: Array = np.zeros(1, np.int64)
-    for (s, b), n, c in zip(parts, sizes, counts, strict=True):
-        fresh = (source[:, None] < 0) | (s[None, :] < 0)
-        source = np.where(fresh, -1, source[:, None] * n + s[None, :]).ravel()
-        block = (block[:, None] * c + b[None, :]).ravel()
-    return source, block
-
 
 @dataclass(frozen=True)
 class Fill:
     """What a fresh block holds: ``zero``, ``free`` (drawn), ``positive``, ``mean`` or ``copy``.
 
     ``digit`` numbers the fresh digit along which a mean or copy is taken, ``source`` is the block that it
-    is taken from. ``pairs`` are (digit, sign) of fresh digits whose second half repeats the first, or is
-    its negative (then an odd coordinate in the end is zero).
+    is taken from, ``key`` which of its coordinates are copied (see ``replicas``). ``pairs`` are (digit,
+    sign) of fresh digits whose second half repeats the first, or is its negative (then an odd coordinate
+    in the end is zero).
     """
 
     kind: str
     digit: int = 0
     source: tuple[int, ...] = ()
     pairs: tuple[tuple[int, int], ...] = ()
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How replicas share what one coordinate held; the m shares always sum to it.
+
+    A share is w (1 + ``unequal`` (u - mean u)) / m with u uniform in [-1, 1], one for each replica, plus
+    ``noise`` times the weight's standard deviation times r - mean r with r normal, one for each entry
+    (LEMON's matrix-valued shares, arXiv:2310.07999; HyperCloning's noise, arXiv:2409.12903).
+    """
+
+    unequal: float = 0.0
+    noise: float = 0.0
+
+    @property
+    def even(self) -> bool:
+        return not (self.unequal or self.noise)
+
+
+EVEN = Split()
 
 
 @dataclass(frozen=True)
 class Expansion:
     """The recipe of one weight. ``scales`` are logarithms by old block; ``shift`` is a constant that the
-    program adds to the weight, so that weight + shift is what scales."""
+    program adds to the weight, so that weight + shift is what scales; ``split`` is how shared axes are
+    shared. Blocks are numbered over the axes before they are shared."""
 
     name: str
     axes: tuple[Lift, ...]
@@ -130,6 +76,7 @@ class Expansion:
     shift: float = 0.0
     seed: int = 0
     progression: int | None = None  # an axis along which a table continues by its own rule
+    split: Split = EVEN
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -154,13 +101,22 @@ class Expansion:
             return np.array(old, target)
         if tuple(old.shape) != self.old_shape:
             raise ValueError(f"{self.name}: stored shape {old.shape}, recipe for {self.old_shape}")
-        where = [a.coordinates() for a in self.axes]
-        grids = [a.blocks() for a in self.axes]
+        out = self._blocks(old, target)
+        for axis, lift in enumerate(self.axes):
+            if lift.shares:
+                out = self._share(out, axis, lift, _spread(old), target)
+        return out
+
+    def _blocks(self, old: Array, target: Any) -> Array:
+        """Block by block, before axes are shared."""
+        cores = [a.core for a in self.axes]
+        where = [a.coordinates() for a in cores]
+        grids = [a.blocks() for a in cores]
         numbers = [
             [np.flatnonzero(b == i) for i in range(len(g))]
             for (_, b), g in zip(where, grids, strict=True)
         ]
-        out = np.zeros(self.shape, target)
+        out = np.zeros(tuple(a.size for a in cores), target)
         indices = sorted(
             np.ndindex(*(len(g) for g in grids)), key=lambda i: len(self._digits(grids, i))
         )
@@ -180,6 +136,21 @@ class Expansion:
                 )
                 out[cells] = self._old(old[source], self.scales.get(index, 0.0), target)
         return out
+
+    def _share(self, x: Array, axis: int, lift: Lift, spread: float, target: Any) -> Array:
+        """Split every coordinate along ``axis`` among its replicas."""
+        source = lift.shared()
+        rows = np.moveaxis(x, axis, 0).astype(np.float64)
+        counts = np.bincount(source, minlength=len(rows)).astype(np.float64)
+        rng = generator(f"{self.seed}|{self.name}|share{axis}")
+        part = (
+            1 + self.split.unequal * _centred(rng.uniform(-1, 1, len(source)), source)
+        ) / counts[source]
+        out = rows[source] * part.reshape(-1, *[1] * (rows.ndim - 1))
+        if self.split.noise:
+            noise = rng.standard_normal(out.shape, dtype=np.float32).astype(np.float64)
+            out += self.split.noise * spread * _centred(noise, source)
+        return np.moveaxis(out, 0, axis).astype(target)
 
     @staticmethod
     def _digits(grids: list[list[Digits]], index: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -231,9 +202,8 @@ class Expansion:
         if not np.all(np.abs(near) < HIDDEN):  # a folded mask hides the same from what is new
             places = (np.arange(n) % m for n, m in zip(shape, old[source].shape, strict=True))
             return self._old(old[source][np.ix_(*places)], scale, target)
-        key = f"{self.seed}|{self.name}|{index}".encode()
-        rng = np.random.default_rng(np.frombuffer(hashlib.sha256(key).digest()[:16], np.uint64))
-        spread = float(near.std()) if near.size > 1 else float(abs(near.mean())) * 0.1
+        rng = generator(f"{self.seed}|{self.name}|{index}")
+        spread = _spread(near)
         noise = rng.standard_normal(shape, dtype=np.float32)
         noise *= np.float32(spread or 0.02)
         noise += np.float32(near.mean())
@@ -267,6 +237,20 @@ def _sample(x: Array) -> Array:
     return x[(slice(None),) * axis + (slice(None, None, every),)]
 
 
+def _spread(x: Array) -> float:
+    """The standard deviation of a block, from enough of its entries; of one entry a tenth of it."""
+    near = _sample(x).astype(np.float64)
+    return float(near.std()) if near.size > 1 else float(abs(near.mean())) * 0.1
+
+
+def _centred(x: Array, group: Array) -> Array:
+    """Rows less the mean of their group, so that the rows of a group sum to zero."""
+    sums = np.zeros((int(group.max()) + 1, *x.shape[1:]))
+    np.add.at(sums, group, x)
+    counts = np.bincount(group).reshape(-1, *[1] * (x.ndim - 1))
+    return np.asarray(x - (sums / np.maximum(counts, 1))[group])
+
+
 def _twin(
     source: Array,
     grids: list[list[Digits]],
@@ -286,7 +270,7 @@ def _twin(
     if fill.kind == "mean":
         x = np.repeat(x.mean(axis=at, keepdims=True), count, axis=at)
     else:
-        x = np.take(x, np.arange(count) % x.shape[at], axis=at)
+        x = np.take(x, replicas(x.shape[at], count, fill.key), axis=at)
     return x.reshape(*lead, -1, *tail)
 
 

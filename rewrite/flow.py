@@ -11,50 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from math import log
-from typing import Any
 
 import numpy as np
 
 from meristem.rewrite.axes import Term
-from meristem.rewrite.blocks import Block, Growth
+from meristem.rewrite.blocks import COPIES, Block, Growth
+from meristem.rewrite.cell import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO, Cell, Cells
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of, var
 from meristem.rewrite.graph import Array, Input, Literal, Op, Value, Weight
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.scale import NONE, Linear, ScaleSystem
-
-# The properties that a fresh weight block may be given.
-ZERO, TWIN, POSITIVE = "zero", "twin", "positive"
-PAIR, OPPOSITE = "pair", "opposite"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """What is known of one block.
-
-    ``zero``: it is zero (fresh blocks, literal zeros). ``twins``: for each fresh digit, in order,
-    "equal to the mean of the old along it", "a copy of the old" or "its halves are equal", by the digit's
-    strategy. ``opposites``: for each fresh digit "its halves are opposite"; empty where nothing is known.
-    ``scale``: logarithm of the factor of old coordinates; None where any factor fits (fresh blocks,
-    zeros, infinities). ``nonneg``, ``pos``: sign. ``stuck``: it is zero and no gradient passes it.
-    """
-
-    zero: Formula = FALSE
-    twins: tuple[Formula, ...] = ()
-    scale: Linear | None = NONE
-    nonneg: Formula = FALSE
-    pos: Formula = FALSE
-    opposites: tuple[Formula, ...] = ()
-    stuck: Formula = FALSE
-
-    def opposite(self, k: int) -> Formula:
-        """Are the halves along the k-th fresh digit opposite (an odd one in the middle zero)?"""
-        return self.opposites[k] if self.opposites else FALSE
-
-
-Cells = Any  # a numpy array of Cell, one axis for each axis of the value
-OLD = Cell()
-OLD_NONNEG = Cell(nonneg=TRUE)
+from meristem.rewrite.shares import Axes, shared_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +63,12 @@ class Flow:
     shifts: dict[Weight, float] = field(default_factory=dict)
     remapped: list[tuple[Literal, Term]] = field(default_factory=list)
     opened: dict[Value, list[Formula]] = field(default_factory=dict)
+    shared: dict[Value, Axes] = field(default_factory=dict)
     op: Op | None = None
+
+    def __post_init__(self) -> None:
+        if any(s in COPIES for s in self.growth.strategies.values()):
+            self.shared = shared_axes(self.eq.graph)
 
     def run(self) -> Flow:
         """Interpret the whole graph, then require that every output is preserved."""
@@ -210,7 +183,10 @@ class Flow:
         cells = np.empty(scales.shape, object)
         for index in np.ndindex(scales.shape):
             digits = self.fresh_digits(grid, index)
-            if digits:
+            parts = [k for k, d in enumerate(digits) if self.splits(w, *d)]
+            if parts:
+                cells[index] = self._share(cells, grid, index, parts)
+            elif digits:
                 cells[index] = self._fresh_weight(w, grid, index, digits)
             else:
                 scale = self.scales.unknown(2 if flat else 1) if scalable else NONE
@@ -235,7 +211,7 @@ class Flow:
                 twins.append(any_of([var((w, index), f"{PAIR}{k}"), zero]))
                 opposites[k] = any_of([var((w, index), f"{OPPOSITE}{k}"), zero])
                 continue
-            if self.growth.strategy(atom) not in ("mean", "copy"):
+            if self.growth.strategy(atom) != "mean" and not self.growth.copies(atom):
                 twins.append(FALSE)
                 continue
             source = source_block(grid, index, k)
@@ -245,6 +221,41 @@ class Flow:
             twins.append(any_of([var((w, index), f"{TWIN}{k}"), both]))
         positive = var((w, index), POSITIVE)
         return Cell(zero, tuple(twins), None, positive, positive, tuple(opposites))
+
+    def splits(self, value: Value, axis: int, atom: int) -> bool:
+        """Do replicas of an atom's coordinates share the entries of ``value`` along an axis?"""
+        return axis in self.shared.get(value, ()) and self.growth.copies(atom)
+
+    @property
+    def parted(self) -> frozenset[int]:
+        """Atoms whose copies some weight shares: unequal shares let them part under training."""
+        return frozenset(
+            d.atom
+            for w in self.shared
+            if isinstance(w, Weight)
+            for axis, blocks in enumerate(self.grid(w))
+            for b in blocks
+            for d in b.digits
+            if d.grown and self.splits(w, axis, d.atom)
+        )
+
+    def _share(
+        self,
+        cells: Cells,
+        grid: Sequence[tuple[Block, ...]],
+        index: tuple[int, ...],
+        parts: Sequence[int],
+    ) -> Cell:
+        """A block of shares: with the others along its axis it sums to what the block before held."""
+        source = index
+        for k in reversed(parts):
+            source = source_block(grid, source, k)
+        whole: Cell = cells[source]
+        twins, opposites = list(whole.twins), list(whole.opposites)
+        for k in parts:
+            twins.insert(k, TRUE)
+            opposites[k:k] = [FALSE] if whole.opposites else []
+        return Cell(whole.zero, tuple(twins), None, opposites=tuple(opposites))
 
     def _note_shift(self, w: Weight) -> None:
         """A weight used only as ``literal + w``: the sum is what scales (gains stored as w = gain - 1)."""

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from meristem.rewrite.errors import CarrierError
-from meristem.rewrite.expansion import Expansion, Fill, Lift
+from meristem.rewrite.expansion import Expansion, Fill, Split
+from meristem.rewrite.lift import Lift, mapped
 
 VERSION = 1
 
@@ -181,13 +182,14 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
         "name": e.name,
         "axes": [a.term for a in e.axes],
         "fills": [
-            [list(i), f.kind, f.digit, list(f.source), [list(p) for p in f.pairs]]
+            [list(i), f.kind, f.digit, list(f.source), [list(p) for p in f.pairs], f.key]
             for i, f in e.fills.items()
         ],
         "scales": [[list(i), s] for i, s in e.scales.items()],
         "shift": e.shift,
         "seed": e.seed,
         "progression": e.progression,
+        "split": [e.split.unequal, e.split.noise],
     }
 
 
@@ -197,20 +199,19 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         data["name"],
         tuple(Lift(_term(t)) for t in data["axes"]),
         {
-            tuple(i): Fill(kind, digit, tuple(source), tuple((k, sign) for k, sign in pairs))
-            for i, kind, digit, source, pairs in data["fills"]
+            tuple(i): Fill(kind, digit, tuple(source), tuple((k, sign) for k, sign in pairs), key)
+            for i, kind, digit, source, pairs, key in data["fills"]
         },
         {tuple(i): float(s) for i, s in data["scales"]},
         data["shift"],
         data["seed"],
         data["progression"],
+        Split(*map(float, data["split"])),
     )
 
 
 def _term(data: Sequence[Any]) -> Any:
-    if data[0] == "atom":
-        return ("atom", int(data[1]), int(data[2]))
-    return (data[0], *(_term(d) for d in data[1:]))
+    return mapped(data, lambda d: (d[0], int(d[1]), int(d[2]), *map(str, d[3:])))
 
 
 def _by_place(rows: Sequence[str]) -> list[str]:

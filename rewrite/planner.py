@@ -16,19 +16,10 @@ from dataclasses import dataclass, field
 
 from meristem.rewrite.axes import Term, find
 from meristem.rewrite.blocks import Growth
+from meristem.rewrite.cell import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO, Cell
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved
-from meristem.rewrite.flow import (
-    OPPOSITE,
-    PAIR,
-    POSITIVE,
-    TWIN,
-    ZERO,
-    Cell,
-    Failure,
-    Flow,
-    Obligation,
-)
+from meristem.rewrite.flow import Failure, Flow, Obligation
 from meristem.rewrite.formula import Assignment
 from meristem.rewrite.graph import Op
 from meristem.rewrite.methods import METHODS
@@ -73,6 +64,24 @@ class Solution:
                 alive |= atoms
         return [(op, atoms - alive) for op, atoms in dead if atoms - alive]
 
+    @property
+    def twins(self) -> list[Term]:
+        """Copied atoms that no weight shares, so that their copies stay equal under training.
+
+        Whole rounds are left out: who asks for them asks for that.
+        """
+        parted, growth = self.flow.parted, self.growth
+        return [
+            t
+            for t in growth.sizes
+            if growth.copies(id(t)) and growth.strategy(id(t)) != "copy" and id(t) not in parted
+        ]
+
+    @property
+    def faults(self) -> int:
+        """How many things will not train as they should."""
+        return len(self.saddles) + len(self.twins)
+
     def _stays_zero(self, x: Cell, y: Cell) -> bool:
         """Is ``x`` zero, and does no gradient through the product with ``y`` move it?"""
         holds = self.assignment.holds
@@ -91,10 +100,12 @@ def solve(
     boundary: str = "pin",
     strategies: Mapping[Term, Sequence[str]] | None = None,
     names: Mapping[Term, str] | None = None,
+    seed: int = 0,
 ) -> Solution:
     """Find strategies, fills and scales that preserve the function, or raise NotPreserved.
 
-    ``strategies`` restricts the order for single atoms; ``names`` are what messages call them.
+    ``strategies`` restricts the order for single atoms; ``names`` are what messages call them. What is
+    copied at random depends on ``seed`` and the names.
     """
     sizes = {find(t): n for t, n in sizes.items()}
     default = METHODS["preserve"].order(compensate)
@@ -104,17 +115,14 @@ def solve(
     best: Solution | None = None
     while True:
         choice = {t: orders[t][level[t]] for t in sizes}
-        solution, failures = _attempt(eq, sizes, choice, compensate, boundary)
+        keys = {t: f"{seed}|{(names or {}).get(t, t.size)}" for t in sizes}
+        solution, failures = _attempt(eq, Growth(sizes, choice, keys), compensate, boundary)
         growth = solution.growth
         if not failures:
             solution.tried = tried
             raised = _awake(solution, orders, level)
             if best is not None or not raised:
-                return (
-                    best
-                    if best is not None and len(best.saddles) <= len(solution.saddles)
-                    else solution
-                )
+                return best if best is not None and best.faults <= solution.faults else solution
             best = solution  # another strategy may train better; it must still preserve
         elif best is not None:
             return best
@@ -136,7 +144,7 @@ def _possible(
         name = (names or {}).get(t, f"axis of {t.size}")
         raise NotPreserved(
             f"{name} cannot go from {t.size} to {size} by copies, which need a whole multiple; ask for "
-            f'{t.size * max(2, round(size / t.size))}, or take method="preserve" or "pair"',
+            f'{t.size * max(2, round(size / t.size))}, or take method="lemon", which copies to any size',
             dimension=name,
             size=t.size,
             target=size,
@@ -145,14 +153,9 @@ def _possible(
 
 
 def _attempt(
-    eq: Equations,
-    sizes: Mapping[Term, int],
-    choice: dict[Term, str],
-    compensate: str,
-    boundary: str,
+    eq: Equations, growth: Growth, compensate: str, boundary: str
 ) -> tuple[Solution, list[Failure]]:
     """One flow under one choice of strategies, with everything that it leaves unmet."""
-    growth = Growth(dict(sizes), choice)
     with _undisturbed():
         flow = Flow(eq, growth, compensate, boundary).run()
         assignment = Assignment(compatible)
@@ -163,8 +166,9 @@ def _attempt(
 def _awake(
     solution: Solution, orders: Mapping[Term, Sequence[str]], level: Mapping[Term, int]
 ) -> dict[Term, int]:
-    """Atoms on a saddle that could grow with statistics instead, which forces no zeros."""
-    out: dict[Term, int] = {}
+    """Atoms on a saddle that could grow with statistics instead, which forces no zeros, and copies that
+    would stay equal, which the next strategy might not make."""
+    out = {t: level[t] + 1 for t in solution.twins if level[t] + 1 < len(orders[t])}
     with _undisturbed():
         for _, atoms in solution.saddles:
             for a in atoms:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,16 +19,23 @@ def describe(plan: Plan, solution: Solution, script: EditScript) -> None:
     plan.proof = [text if n == 1 else f"{text} ({n} blocks)" for text, n in met.items()]
     plan.constants = _constants(script, solution.eq.graph)
     plan.saddles = sorted({f"{op.where}" for op, _ in solution.saddles})
-    plan.locked = sorted(
-        {
-            e.weight.name
-            for e in script.weights
-            if any(f.kind == "copy" for f in e.expansion.fills.values())
-        }
-    )
+    plan.locked = sorted(set(_locked(solution, script)))
     for choice, failures in solution.tried:
         used = ", ".join(sorted(set(choice.values())))
         plan.refusals.append(f"{used}: {failures[0].op.where} {failures[0].why}")
+
+
+def _locked(solution: Solution, script: EditScript) -> Iterator[str]:
+    """Weights with copies that stay equal under training: nothing reads them by unequal shares."""
+    flow, growth = solution.flow, solution.growth
+    uneven = any(not e.expansion.split.even for e in script.weights)
+    parted = flow.parted if uneven else frozenset()
+    for e in script.weights:
+        grid = flow.grid(e.weight)
+        for axis, blocks in enumerate(grid):
+            copied = {d.atom for b in blocks for d in b.digits if d.fresh and growth.copies(d.atom)}
+            if copied - parted and not all(flow.splits(e.weight, axis, a) for a in copied):
+                yield e.weight.name
 
 
 def _constants(script: EditScript, graph: Graph) -> list[str]:

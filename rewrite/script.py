@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from meristem.rewrite.axes import Term, find
 from meristem.rewrite.blocks import Growth
+from meristem.rewrite.cell import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO
 from meristem.rewrite.edits import (
     BoundaryEdit,
     EditScript,
@@ -18,23 +20,24 @@ from meristem.rewrite.edits import (
     WeightEdit,
 )
 from meristem.rewrite.errors import NotPreserved
-from meristem.rewrite.expansion import Expansion, Fill, Lift
-from meristem.rewrite.flow import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO, Flow, source_block
+from meristem.rewrite.expansion import EVEN, Expansion, Fill, Split
+from meristem.rewrite.flow import Flow, source_block
 from meristem.rewrite.graph import Graph, Literal, Weight
+from meristem.rewrite.lift import Lift
 from meristem.rewrite.planner import Solution
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.scale import TOLERANCE
 from meristem.rewrite.sizes import Sizes
 
 
-def edit_script(solution: Solution, *, seed: int = 0) -> EditScript:
-    """Everything that the carrier must change, in a fixed order."""
+def edit_script(solution: Solution, *, seed: int = 0, split: Split = EVEN) -> EditScript:
+    """Everything that the carrier must change, in a fixed order; ``split`` is how copies share weights."""
     graph, flow = solution.eq.graph, solution.flow
     script = EditScript()
     script.sizes = _sizes(graph, solution)
     script.literals = _literals(graph, flow)
     for w in graph.weights:
-        recipe = expansion(w, solution, seed)
+        recipe = expansion(w, solution, seed, split)
         if recipe.changes:
             script.weights.append(WeightEdit(w, recipe))
     for op in flow.statistics:
@@ -55,51 +58,74 @@ def edit_script(solution: Solution, *, seed: int = 0) -> EditScript:
     return script
 
 
-def expansion(w: Weight, solution: Solution, seed: int = 0) -> Expansion:
+def expansion(w: Weight, solution: Solution, seed: int = 0, split: Split = EVEN) -> Expansion:
     """The recipe of one weight.
 
     Blocks are numbered over the pieces that growth makes; factors of the flow are numbered over all
-    pieces, so they are mapped by position.
+    pieces, so they are mapped by position. Shares of an axis come after all else, so their blocks have no
+    numbers in the recipe.
     """
     eq, flow, growth = solution.eq, solution.flow, solution.growth
     grid = flow.grid(w)
+    number = [_unshared(flow, w, axis) for axis in range(len(grid))]
     scales_of = flow.weight_scales.get(w)
     # Recipes must see the same blocks as the flow: keep the structure wherever a factor differs.
     values: dict[tuple[int, ...], float] = {}
-    if scales_of is not None:
-        for index in np.ndindex(scales_of.shape):
-            if scales_of[index] is not None:
-                v = flow.scales.value(scales_of[index])
-                if abs(v) > TOLERANCE:
-                    values[index] = v
-    axes = tuple(lift(t, growth) for t in eq.of(w))
     fills: dict[tuple[int, ...], Fill] = {}
     for index in np.ndindex(*(len(g) for g in grid)):
+        if any(i not in n for i, n in zip(index, number, strict=True)):
+            continue
+        at = _renumbered(index, number)
         digits = flow.fresh_digits(grid, index)
         if digits:
-            fills[index] = _fill(solution, w, grid, index, digits)
+            fills[at] = _fill(solution, w, index, digits, number)
+        elif scales_of is not None and scales_of[index] is not None:
+            v = flow.scales.value(scales_of[index])
+            if abs(v) > TOLERANCE:
+                values[at] = v
+    shared = flow.shared.get(w, frozenset())
+    axes = tuple(lift(t, growth, shared=a in shared) for a, t in enumerate(eq.of(w)))
     progression = None
     if w.role != "parameter" and w.is_float and sum(n > 1 for n in w.shape) == 1:
         progression = next(i for i, n in enumerate(w.shape) if n > 1)
-    return Expansion(w.name, axes, fills, values, flow.shifts.get(w, 0.0), seed, progression)
+    if not any(a.shares for a in axes):
+        split = EVEN
+    return Expansion(w.name, axes, fills, values, flow.shifts.get(w, 0.0), seed, progression, split)
 
 
-def lift(term: Term, growth: Growth) -> Lift:
-    """The serialisable form of an axis under a growth.
+def lift(term: Term, growth: Growth, *, shared: bool = False) -> Lift:
+    """The serialisable form of an axis under a growth; copied atoms of a ``shared`` axis are shared.
 
     Every piece is kept, also where nothing grows, so that its blocks are numbered as the flow's are.
     """
 
     def nested(t: Term) -> Any:
         t = find(t)
-        if t.kind == "atom":
-            return ("atom", t.size, growth.sizes.get(t, t.size))
-        return (t.kind, *(nested(p) for p in t.parts))
+        if t.kind != "atom":
+            return (t.kind, *(nested(p) for p in t.parts))
+        new = growth.sizes.get(t, t.size)
+        if shared and t in growth.sizes and growth.copies(id(t)):
+            return ("share", t.size, new, growth.key(t))
+        return ("atom", t.size, new)
 
     return Lift(nested(term))
 
 
-def _fill(solution: Solution, w: Weight, grid: Any, index: tuple[int, ...], digits: Any) -> Fill:
+def _unshared(flow: Flow, w: Weight, axis: int) -> dict[int, int]:
+    """Numbers among themselves of the blocks of an axis that are no shares."""
+    kept = [
+        i
+        for i, b in enumerate(flow.grid(w)[axis])
+        if not any(d.fresh and flow.splits(w, axis, d.atom) for d in b.digits)
+    ]
+    return {i: n for n, i in enumerate(kept)}
+
+
+def _renumbered(index: tuple[int, ...], number: Sequence[dict[int, int]]) -> tuple[int, ...]:
+    return tuple(n[i] for i, n in zip(index, number, strict=True))
+
+
+def _fill(solution: Solution, w: Weight, index: tuple[int, ...], digits: Any, number: Any) -> Fill:
     held = solution.assignment.held.get((w, index), set())
     if ZERO in held:
         return Fill("zero")
@@ -107,7 +133,10 @@ def _fill(solution: Solution, w: Weight, grid: Any, index: tuple[int, ...], digi
     if twins:
         k = int(twins[0].removeprefix(TWIN))
         _, atom = digits[k]
-        return Fill(solution.growth.strategy(atom), k, source_block(grid, index, k))
+        growth = solution.growth
+        kind = "copy" if growth.copies(atom) else growth.strategy(atom)
+        source = _renumbered(source_block(solution.flow.grid(w), index, k), number)
+        return Fill(kind, k, source, key=growth.key(growth.names[atom]))
     pairs = [(int(p.removeprefix(PAIR)), 1) for p in held if p.startswith(PAIR)]
     pairs += [(int(p.removeprefix(OPPOSITE)), -1) for p in held if p.startswith(OPPOSITE)]
     return Fill("positive" if POSITIVE in held else "free", pairs=tuple(sorted(pairs)))

@@ -93,8 +93,8 @@ class Stored:
     ) -> None:
         """One tensor: equal to what the recipe gives, but for one rounding to ``dtype``.
 
-        A mean is taken over entries that are already rounded, so it may be off by a rounding of the
-        largest of them.
+        A mean is taken over entries that are already rounded, and shares are of them, so these may be off
+        by a rounding of the largest of them.
         """
         if stored.shape != exact.shape:
             self.failures.append(
@@ -125,7 +125,12 @@ class Stored:
 
 
 def _averages(recipe: Expansion) -> bool:
-    return recipe.progression is not None or any(f.kind == "mean" for f in recipe.fills.values())
+    fills = recipe.fills.values()
+    return (
+        recipe.progression is not None
+        or any(f.kind == "mean" for f in fills)
+        or any(a.shares for a in recipe.axes)
+    )
 
 
 __all__ = ["EPSILON", "Recipes", "Stored", "fits"]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from meristem.rewrite.cell import OLD
 from meristem.rewrite.errors import UnsupportedOperator
-from meristem.rewrite.flow import OLD, Flow
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, register
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term
-from meristem.rewrite.flow import Cell, Flow, combinations
+from meristem.rewrite.cell import Cell
+from meristem.rewrite.flow import Flow, combinations
 from meristem.rewrite.formula import FALSE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
@@ -138,9 +139,17 @@ class Mixing:
         self, vanishes: Formula, x: Cell, y: Cell, where: dict[int, int], new: Sequence[Any]
     ) -> None:
         atoms = [d.atom for d in new]
-        if all(self.flow.growth.strategy(a) == "copy" for a in atoms):
+        growth = self.flow.growth
+        if all(growth.copies(a) for a in atoms):
             copies = all_of((*self._summed_twins(0, x, where), *self._summed_twins(1, y, where)))
             self.flow.oblige(copies, "sums over copies, which must be equal", atoms)
+            digits = ((k, d) for k in self.summed for d in self.blocks[k][where[k]].digits)
+            loose = [d.atom for k, d in digits if d.fresh and not self._split(k)]
+            if not all(growth.even(a) for a in loose):
+                self.flow.fail(
+                    "sums over copies that are not equally many, and no weight can share them",
+                    loose,
+                )
         else:
             self.flow.products.append((self.op, x, y, frozenset(atoms)))
             self.flow.oblige(
@@ -182,13 +191,21 @@ class Mixing:
                         out.append(twin)
         return out
 
+    def _split(self, label: int) -> bool:
+        """Does one of the factors share its entries among the copies of a coordinate?"""
+        return any(
+            labels.index(label) in self.flow.shared.get(v, ())
+            for labels, v in zip(self.labels, self.op.inputs, strict=False)
+            if label in labels
+        )
+
     def _scale(self, x: Cell, y: Cell, combo: tuple[int, ...]) -> Linear | None:
         if x.scale is None or y.scale is None:
             return None
         total = 0.0
         for k, i in zip(self.summed, combo, strict=True):
             for d in self.blocks[k][i].digits:
-                if d.grown and self.flow.growth.strategy(d.atom) == "copy":
+                if d.grown and self.flow.growth.copies(d.atom) and not self._split(k):
                     total += float(np.log(self.flow.growth.ratio(d.atom)))
         return x.scale + y.scale + Linear(total)
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term
-from meristem.rewrite.flow import Cell, Flow
+from meristem.rewrite.cell import Cell
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value, Weight
 from meristem.rewrite.registry import Base, Vanishing, register
@@ -114,7 +115,7 @@ class Row(Base):
         if not fresh or not any(t is not TRUE for t in cell.twins):
             return  # old operands stay what they were
         need = cell.pos if self.domain == "pos" else cell.nonneg
-        if all(flow.growth.strategy(atom) == "copy" for _, atom in fresh):
+        if all(flow.growth.copies(atom) for _, atom in fresh):
             need = any_of([need, all_of(cell.twins)])  # then they are old ones
         word = "positive" if self.domain == "pos" else "non-negative"
         flow.oblige(need, f"needs a {word} operand, which is not proved at the new coordinates")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term, find
-from meristem.rewrite.flow import Cell, Flow
+from meristem.rewrite.cell import Cell
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register

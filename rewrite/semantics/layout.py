@@ -15,7 +15,8 @@ import numpy as np
 
 from meristem.rewrite.axes import Term, cat, cut, prod
 from meristem.rewrite.blocks import Block, Digit
-from meristem.rewrite.flow import OLD, Cell, Flow
+from meristem.rewrite.cell import OLD, Cell
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register

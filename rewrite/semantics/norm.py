@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meristem.rewrite.blocks import Block
-from meristem.rewrite.flow import Cell, Flow, combinations
+from meristem.rewrite.blocks import COPIES, Block
+from meristem.rewrite.cell import Cell
+from meristem.rewrite.flow import Flow, combinations
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
@@ -75,7 +76,8 @@ class _NormFlow:
         self.atoms = sorted({d.atom for d in digits})
         grown = [d for a in self.over for b in self.grid[a] for d in b.digits if d.fresh]
         self.grows = bool(grown)
-        self.strategies = {flow.growth.strategy(a) for a in self.atoms} if grown else set()
+        used = {flow.growth.strategy(a) for a in self.atoms} if grown else set()
+        self.strategies = {"copy" if s in COPIES else s for s in used}
         # Pairs change mean and variance as any new coordinates do.
         self.statistics = bool(self.strategies & {"statistics", "pair"})
 
@@ -89,6 +91,8 @@ class _NormFlow:
             self._check_mean()
         if "copy" in self.strategies and len(self._copies()) > 1:
             flow.fail("normalises several pieces, of which some are copied more often", self.atoms)
+        elif "copy" in self.strategies and not all(map(flow.growth.even, self.atoms)):
+            flow.fail("normalises coordinates that are not copied equally often", self.atoms)
         flow.set(self.op.output, flow.build(self.op.output, self._cell))
 
     def _check_mean(self) -> None:

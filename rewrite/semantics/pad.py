@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term, cat
+from meristem.rewrite.cell import Cell
 from meristem.rewrite.edits import SizeEdit
-from meristem.rewrite.flow import Cell, Flow
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register

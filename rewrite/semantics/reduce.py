@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term
-from meristem.rewrite.flow import Cell, Flow, combinations
+from meristem.rewrite.cell import Cell
+from meristem.rewrite.flow import Flow, combinations
 from meristem.rewrite.formula import FALSE, TRUE, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
@@ -69,8 +70,10 @@ class Sum(Base):
                         _log_copies(flow, [d for a in over for d in grid[a][at[a]].digits])
                     )
                     scales.append(None if cell.scale is None else cell.scale + times)
-                elif all(flow.growth.strategy(atom) == "copy" for atom in new):
+                elif all(flow.growth.copies(atom) for atom in new):
                     flow.oblige(all_of(cell.twins), "sums over copies, which must be equal", new)
+                    if not all(flow.growth.even(atom) for atom in new):
+                        flow.fail("sums over copies that are not equally many", new)
                 else:
                     flow.oblige(cell.zero, "sums over new coordinates, which must be zero", new)
             nonneg = all_of(c.nonneg for c in row)
@@ -91,7 +94,7 @@ class Sum(Base):
 
 def _log_copies(flow: Flow, digits: Sequence[Any]) -> float:
     """Logarithm of how often a sum counts an old coordinate after growth."""
-    copied = (d.atom for d in digits if d.grown and flow.growth.strategy(d.atom) == "copy")
+    copied = (d.atom for d in digits if d.grown and flow.growth.copies(d.atom))
     return sum(log(flow.growth.ratio(a)) for a in copied)
 
 

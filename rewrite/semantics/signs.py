@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meristem.rewrite.flow import Cell
+from meristem.rewrite.cell import Cell
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of
 
 Sign = tuple[Formula, Formula]  # (non-negative, positive)

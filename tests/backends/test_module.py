@@ -20,7 +20,10 @@ from meristem.rewrite.errors import SizeError
 from tests.backends.torch_models import MODELS, close, grown, run, same, tensors, traced
 from tests.zoo import build, dynamic_shapes, inputs
 
-EVERY = pytest.mark.parametrize("name", MODELS)
+QUICK = ("gpt2", "resnet", "t5", "torch_encoder_prenorm")
+EVERY = pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in MODELS]
+)
 NOISY = {"timm_vit", "resnet", "whisper"}
 """Train mode of the original draws numbers that are no dropout (stochastic depth, layer drop)."""
 

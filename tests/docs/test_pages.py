@@ -80,7 +80,7 @@ module = Decoder(Sizes(hidden=16, qk_dim=6, value_dim=6, mlp=20)).eval()
 tokens = torch.randint(0, 256, (2, 7))
 """
     said = run(before + code, tmp_path)
-    assert "layers@blocks: 2 -> 8" in said
+    assert "layers@blocks: 2 -> 4" in said
     assert (tmp_path / "grown.onnx").is_file()
 
 

@@ -63,6 +63,7 @@ def embed(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(mean, dim=-1)
 
 
+@pytest.mark.full
 def test_sentence_embeddings_agree(encoder: Any, tmp_path: Path) -> None:
     module, words = encoder
     example = {k: v[:2] for k, v in words.items()}

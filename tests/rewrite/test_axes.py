@@ -22,7 +22,7 @@ from meristem.rewrite.axes import (
     unify,
 )
 from meristem.rewrite.blocks import Growth
-from meristem.rewrite.expansion import Lift
+from meristem.rewrite.lift import Lift
 from meristem.rewrite.script import lift
 
 calm = settings(deadline=None, derandomize=True, max_examples=150)

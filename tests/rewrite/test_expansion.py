@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from meristem.rewrite.expansion import Expansion, Fill, Lift
+from meristem.rewrite.expansion import Expansion, Fill
+from meristem.rewrite.lift import Lift
 
 WIDE = Lift(("atom", 4, 6))
 SAME = Lift(("atom", 3, 3))

@@ -5,13 +5,14 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from meristem.rewrite.blocks import COPIES
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.idioms import simplify
 from meristem.rewrite.planner import solve
 from meristem.rewrite.script import edit_script
 from tests.rewrite.random_graphs import BLOCKS, graphs
-from tests.rules.growing import check, free_atoms
+from tests.rules.growing import UNEQUAL, check, free_atoms
 from tests.rules.view_carrier import random_inputs, run
 
 # At least this share of the random growths must be accepted; what is refused costs the user.
@@ -51,7 +52,7 @@ def one_growth(data, graph):
     strategies = None
     if data.draw(st.booleans()):
         orders = st.lists(
-            st.sampled_from(["zero", "mean", "statistics", "copy", "pair"]), min_size=1
+            st.sampled_from(["zero", "mean", "statistics", "pair", *COPIES]), min_size=1
         )
         strategies = {t: data.draw(orders) for t in chosen}
         strategies = {
@@ -61,7 +62,7 @@ def one_growth(data, graph):
     note(f"{graph}\n{sizes} {compensate} {strategies}")  # the whole case, as a person reads it
     try:
         solution = solve(eq, sizes, compensate=compensate, strategies=strategies)
-        script = edit_script(solution, seed=data.draw(st.integers(0, 2)))
+        script = edit_script(solution, seed=data.draw(st.integers(0, 2)), split=UNEQUAL)
     except MeristemError as why:
         note(str(why))
         if strategies is None and compensate == "graph":

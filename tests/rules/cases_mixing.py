@@ -34,6 +34,12 @@ def _gram(b: Net) -> Value:
     return b.reshape(y, [8, 5])
 
 
+@case("contract: a weight with itself")
+def _square(b: Net) -> Value:
+    w = b.weight(4, 5)
+    return b.linear(b.input(2, 4), b.matmul(w, b.permute(w, [1, 0])))
+
+
 @case("contract: a norm before it and a scale after")
 def _scaled(b: Net) -> Value:
     h = b.apply("relu", b.dense(b.rms(hidden(b, 4)), 6))

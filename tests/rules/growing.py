@@ -16,10 +16,12 @@ import numpy as np
 from meristem.rewrite.axes import Term, atoms_of
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import MeristemError
+from meristem.rewrite.expansion import Split
 from meristem.rewrite.flow import source_block
 from meristem.rewrite.graph import Array, Graph, Value
+from meristem.rewrite.lift import Lift, replicas
 from meristem.rewrite.planner import Solution, solve
-from meristem.rewrite.script import edit_script
+from meristem.rewrite.script import edit_script, lift
 from tests.rules.view_carrier import random_inputs, rebuild, run
 
 TOLERANCE = 1e-10
@@ -33,7 +35,10 @@ MODES: tuple[tuple[str, str | None], ...] = (
     ("graph", "statistics"),
     ("graph", "zero"),
     ("graph", "pair"),
+    ("graph", "circular"),
+    ("graph", "replicas"),
 )
+UNEQUAL = Split(unequal=0.5, noise=0.5)
 
 
 class Wrong(AssertionError):
@@ -118,7 +123,7 @@ def grow_everything(
             strategies = dict.fromkeys(job, (forced,)) if forced else None
             try:
                 solution = solve(eq, sizes, compensate=compensate, strategies=strategies)
-                script = edit_script(solution)
+                script = edit_script(solution, split=UNEQUAL)
             except MeristemError as why:
                 out.refused.append((key, label, str(why)))
                 continue
@@ -184,6 +189,10 @@ def claims(solution: Solution, v: Value, old: Array, new: Array) -> None:
             _old_block(solution, v, flow.cells[v], old, new)
         return
     grid = flow.grid(v)
+    lifts = [lift(t, growth, shared=a in flow.shared.get(v, ())) for a, t in enumerate(terms)]
+    if any(each.shares for each in lifts):
+        _shares(solution, v, lifts, old, new)
+        return
     where = [growth.coordinates(t) for t in terms]
     for index in np.ndindex(*(len(g) for g in grid)):
         cell = flow.cells[v][index]
@@ -200,6 +209,23 @@ def claims(solution: Solution, v: Value, old: Array, new: Array) -> None:
             raise Wrong(f"{what} is claimed to be positive")
         if holds(cell.nonneg) and not np.all(part >= 0):
             raise Wrong(f"{what} is claimed not to be negative")
+
+
+def _shares(solution: Solution, v: Value, lifts: Sequence[Lift], old: Array, new: Array) -> None:
+    """A coordinate and its replicas sum to what it held, times the factor of its block."""
+    for axis, each in enumerate(lifts):
+        rows = np.zeros((each.core.size, *np.delete(new.shape, axis)))
+        np.add.at(rows, each.shared(), np.moveaxis(new, axis, 0))
+        new = np.moveaxis(rows, 0, axis)
+    where = [each.core.coordinates()[0] for each in lifts]
+    factors = np.zeros(old.shape)
+    blocks = [solution.growth.coordinates(t) for t in solution.eq.of(v)]
+    for at in np.ndindex(*old.shape):
+        index = (b[np.flatnonzero(s == i)[0]] for (s, b), i in zip(blocks, at, strict=True))
+        scale = solution.flow.cells[v][tuple(index)].scale
+        factors[at] = exp(solution.flow.scales.value(scale))
+    kept = np.ix_(*(np.flatnonzero(s >= 0) for s in where))
+    compare(new[kept], old * factors, f"{v!r}, summed over replicas,")
 
 
 def _old_block(solution: Solution, v: Value, cells: Any, old: Array, new: Array) -> None:
@@ -256,13 +282,12 @@ def _fresh(
             if holds(cell.opposite(k)):
                 compare(-halves[0], halves[1], f"{what}, whose halves are claimed to be opposite,")
                 compare(halves[2], 0 * halves[2], f"{what}, whose odd one is claimed to be zero,")
-        if not holds(twin) or growth.strategy(atom) not in ("mean", "copy"):
+        if not holds(twin) or not (growth.strategy(atom) == "mean" or growth.copies(atom)):
             continue
         source = source_block(grid, index, k)
         rows = [np.flatnonzero(b == i) for (_, b), i in zip(where, source, strict=True)]
-        expected = _twin(
-            new[np.ix_(*rows)], grid, source, index, axis, k, digits, growth.strategy(atom)
-        )
+        key = None if growth.strategy(atom) == "mean" else growth.key(growth.names[atom])
+        expected = _twin(new[np.ix_(*rows)], grid, source, index, axis, k, digits, key)
         if not np.allclose(
             part, expected, rtol=0, atol=TOLERANCE * _size(expected), equal_nan=True
         ):
@@ -284,9 +309,9 @@ def _size(x: Array) -> float:
 
 
 def _twin(
-    x: Array, grid: Any, source: Any, index: Any, axis: int, k: int, digits: Any, how: str
+    x: Array, grid: Any, source: Any, index: Any, axis: int, k: int, digits: Any, key: str | None
 ) -> Array:
-    """Mean or copies of a block along its k-th fresh digit."""
+    """The mean (no key) or copies of a block along its k-th fresh digit."""
     nth = sum(1 for a, _ in digits[:k] if a == axis)
     after = grid[axis][index[axis]].digits
     at = [i for i, d in enumerate(after) if d.fresh][nth]
@@ -294,8 +319,8 @@ def _twin(
     lead, tail = x.shape[:axis], x.shape[axis + 1 :]
     x = np.asarray(x, np.float64).reshape(*lead, *before, *tail)
     count = after[at].size
-    if how == "mean":
+    if key is None:
         x = np.repeat(x.mean(axis=axis + at, keepdims=True), count, axis=axis + at)
     else:
-        x = np.take(x, np.arange(count) % x.shape[axis + at], axis=axis + at)
+        x = np.take(x, replicas(x.shape[axis + at], count, key), axis=axis + at)
     return x.reshape(*lead, -1, *tail)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from meristem.rewrite import axes as axes_module
 from meristem.rewrite import expansion as expansion_module
 from meristem.rewrite import flow as flow_module
-from meristem.rewrite import registry, script
+from meristem.rewrite import registry, script, shares
+from meristem.rewrite.blocks import Growth
+from meristem.rewrite.cell import Cell
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.expansion import Expansion
-from meristem.rewrite.flow import Cell, Flow
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, all_of
+from meristem.rewrite.lift import Lift
 from meristem.rewrite.scale import Linear
 from meristem.rewrite.semantics import (
     contraction,
@@ -36,7 +40,7 @@ from tests.rules.mutation import MUTANTS, method, mutant, nothing
 mutant("contraction: obligation dropped", "relu: free")(
     method(contraction.Mixing, "_oblige", nothing)
 )
-mutant("contraction: scale of the weights dropped", "norm: residual stream, rms")(
+mutant("contraction: scale of the weights dropped", "contract: attention")(
     method(contraction.Mixing, "_scale", lambda self, x, y, combo: x.scale)
 )
 mutant("contraction: blocks need not agree", "concat: pieces of different factors")(
@@ -86,6 +90,23 @@ mutant("expansion: halves of one sign", "relu: free")(
         ),
     )
 )  # fmt: skip
+mutant("contraction: copies of any number count the same", "contract: attention")(
+    method(Growth, "even", lambda self, atom: True)
+)
+mutant("shares: one reader that sums is enough", "contract: a weight and its transpose")(
+    method(
+        shares, "_summed",
+        lambda v, outputs, shared: frozenset().union(
+            *(shares._by(op, position, outputs, shared) for op, position in v.uses)
+        ),
+    )
+)  # fmt: skip
+mutant("shares: both factors may be shared", "contract: a weight with itself")(
+    method(shares, "_stored", lambda v: v)
+)
+mutant("expansion: shares of other coordinates", "contract: attention")(
+    method(Lift, "shared", lambda self, old=Lift.shared: np.arange(self.size) % self.core.size)
+)
 mutant("flow: the first block with the digits of the source", "slice: rotated halves behind heads")(
     lambda m: [m.setattr(room, "source_block", _first_source) for room in (flow_module, script)]
 )

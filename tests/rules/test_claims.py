@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meristem.rewrite.flow import Cell
+from meristem.rewrite.cell import Cell
 from meristem.rewrite.formula import FALSE, TRUE
 from meristem.rewrite.semantics.elementwise import ROWS
 from tests.rules.elementwise_cases import BOOLEAN, INTEGER, NONNEG, POSITIVE

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch.export import ExportedProgram
 
 from . import KNOWN, build, dynamic_shapes
 
@@ -16,6 +17,16 @@ def needs_positions(name: str, dynamic: bool, opset: int) -> bool:
     return dynamic and (name, f"onnx dynamic {opset}") in KNOWN
 
 
+def program_of(name: str, dynamic: bool, opset: int, *, fresh: bool = False) -> ExportedProgram:
+    """The traced class, as the exporter traces it."""
+    positions = needs_positions(name, dynamic, opset)
+    module, args, kwargs = build(name, onnx=True, fresh=fresh, positions=positions)
+    shapes = dynamic_shapes(name, positions=positions) if dynamic else None
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
 def export(
     name: str,
     dynamic: bool,
@@ -24,20 +35,18 @@ def export(
     *,
     optimize: bool = True,
     fresh: bool = False,
+    program: ExportedProgram | None = None,
 ) -> Path:
-    """Write the file, or take the one that is there."""
+    """Write the file, or take the one that is there. A ``program`` that is at hand is not traced again."""
     path = folder / f"{name}_{dynamic}_{opset}_{optimize}_{fresh}.onnx"
     if path.exists():
         return path
-    positions = needs_positions(name, dynamic, opset)
-    module, args, kwargs = build(name, onnx=True, fresh=fresh, positions=positions)
-    shapes = dynamic_shapes(name, positions=positions) if dynamic else None
+    traced = program or program_of(name, dynamic, opset, fresh=fresh)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module, args, kwargs=kwargs, dynamo=True, optimize=optimize, opset_version=opset,
-            dynamic_shapes=shapes, verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    program.save(str(path))
+        written = torch.onnx.export(
+            traced, dynamo=True, optimize=optimize, opset_version=opset, verbose=False
+        )
+    assert written is not None
+    written.save(str(path))
     return path
