@@ -49,7 +49,7 @@ class Split:
 
     A share is w (1 + ``unequal`` (u - mean u)) / m with u uniform in [-1, 1], one for each replica, plus
     ``noise`` times the weight's standard deviation times r - mean r with r normal, one for each entry
-    (LEMON's matrix-valued shares, arXiv:2310.07999; HyperCloning's noise, arXiv:2409.12903).
+    (LEMON's matrix-valued shares, arXiv:2310.07999; HyperCloning's noise, arXiv:2409.12903). Zeros stay.
     """
 
     unequal: float = 0.0
@@ -149,7 +149,8 @@ class Expansion:
         out = rows[source] * part.reshape(-1, *[1] * (rows.ndim - 1))
         if self.split.noise:
             noise = rng.standard_normal(out.shape, dtype=np.float32).astype(np.float64)
-            out += self.split.noise * spread * _centred(noise, source)
+            # What meets a zero need not be equal among replicas, so zeros have nothing to cancel with.
+            out += self.split.noise * spread * _centred(noise, source) * (out != 0)
         return np.moveaxis(out, 0, axis).astype(target)
 
     @staticmethod

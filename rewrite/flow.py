@@ -206,8 +206,8 @@ class Flow:
         zero = var((w, index), ZERO) if w not in self.shifts and not continues(w) else FALSE
         twins = []
         opposites = [FALSE] * len(digits)
-        for k, (_, atom) in enumerate(digits):
-            if self.growth.strategy(atom) == "pair":
+        for k, (axis, atom) in enumerate(digits):
+            if self.growth.strategy(atom) == "pair" and not self._unequal(w, grid, axis):
                 twins.append(any_of([var((w, index), f"{PAIR}{k}"), zero]))
                 opposites[k] = any_of([var((w, index), f"{OPPOSITE}{k}"), zero])
                 continue
@@ -221,6 +221,11 @@ class Flow:
             twins.append(any_of([var((w, index), f"{TWIN}{k}"), both]))
         positive = var((w, index), POSITIVE)
         return Cell(zero, tuple(twins), None, positive, positive, tuple(opposites))
+
+    def _unequal(self, w: Weight, grid: Sequence[tuple[Block, ...]], axis: int) -> bool:
+        """May the coordinates of an axis get different shares, so that halves along it are not equal?"""
+        atoms = {d.atom for b in grid[axis] for d in b.digits if d.grown}
+        return any(self.splits(w, axis, a) for a in atoms)
 
     def splits(self, value: Value, axis: int, atom: int) -> bool:
         """Do replicas of an atom's coordinates share the entries of ``value`` along an axis?"""

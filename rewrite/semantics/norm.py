@@ -151,15 +151,37 @@ class _NormFlow:
         row = self._row(index)
         zero: Formula = all_of(c.zero for c, _ in row)
         x: Cell = self.cells[index]
-        twins = tuple(
-            x.twins[k] if self.flow.growth.equal(atom) else FALSE
-            for k, (_, atom) in enumerate(fresh)
-        )
+        twins = []
+        for k, (axis, atom) in enumerate(fresh):
+            if not self.flow.growth.equal(atom):
+                twins.append(FALSE)
+            elif axis in self.over:  # within one row
+                twins.append(x.twins[k])
+            else:
+                nth = sum(1 for a, _ in fresh[:k] if a not in self.over)
+                twins.append(self._row_twin(index, row, nth))
         if not self._eps_positive():
             self.flow.fail(
                 "has no epsilon, so a row of new zeros would be 0/0", [a for _, a in fresh]
             )
-        return Cell(zero, twins, None)
+        return Cell(zero, tuple(twins), None)
+
+    def _row_twin(self, index: tuple[int, ...], row: Sequence[Any], nth: int) -> Formula:
+        """A row equals another where everything does that its mean and variance are taken of."""
+        parts = [(self.cells[index], self._fresh_digits(index))]
+        for combo, (cell, blocks) in zip(self.combos, row, strict=True):
+            if not (self.statistics and any(b.fresh for b in blocks)):
+                at = list(index)
+                for a, i in zip(self.over, combo, strict=True):
+                    at[a] = i
+                parts.append((cell, self._fresh_digits(at)))
+        return all_of(
+            cell.twins[[k for k, (a, _) in enumerate(digits) if a not in self.over][nth]]
+            for cell, digits in parts
+        )
+
+    def _fresh_digits(self, index: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        return self.flow.fresh_digits(self.grid, index)
 
     def _eps_positive(self) -> bool:
         eps = self.op.inputs[1]

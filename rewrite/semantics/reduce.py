@@ -242,15 +242,18 @@ def along(op: Op, flow: Flow, *, nonneg: bool = False) -> None:
 
 
 def _copy_rows(op: Op, flow: Flow) -> None:
+    """A row is a copy of another where all of its pieces are; those along pinned axes are all old."""
     x, y = flow.of(op.inputs[0]), flow.of(op.output)
     if x.shape != y.shape:
         return
+    over = [a % x.ndim for a in op.attrs.get("axes", [op.attrs.get("axis", -1)])]
     for index in np.ndindex(y.shape):
-        cell: Cell = x[index]
-        if cell.twins:
+        if x[index].twins:
+            row = x[tuple(slice(None) if a in over else i for a, i in enumerate(index))].ravel()
             atoms = [a for _, a in flow.fresh_digits(flow.grid(op.output), index)]
             twins = tuple(
-                t if flow.growth.equal(a) else FALSE for t, a in zip(cell.twins, atoms, strict=True)
+                all_of(c.twins[k] for c in row) if flow.growth.equal(a) else FALSE
+                for k, a in enumerate(atoms)
             )
             y[index] = Cell(FALSE, twins, None, y[index].nonneg, FALSE)
 

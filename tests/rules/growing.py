@@ -37,7 +37,10 @@ MODES: tuple[tuple[str, str | None], ...] = (
     ("graph", "pair"),
     ("graph", "circular"),
     ("graph", "replicas"),
+    ("graph", "mixed"),
 )
+# By the number of the atom: copies beside zeros, pairs and means.
+MIXED = (("circular", "zero"), ("zero", "mean"), ("pair", "circular"))
 UNEQUAL = Split(unequal=0.5, noise=0.5)
 
 
@@ -102,6 +105,13 @@ def sizes_for(job: Sequence[Term], mode: str | None, step: int = 0) -> dict[Term
     }
 
 
+def orders(job: Sequence[Term], forced: str) -> dict[Term, tuple[str, ...]]:
+    """The strategies of every atom, for a forced mode."""
+    if forced == "mixed":
+        return {t: MIXED[i % len(MIXED)] for i, t in enumerate(job)}
+    return dict.fromkeys(job, (forced,))
+
+
 def grow_everything(
     graph: Graph, *, modes: Sequence[tuple[str, str | None]] = MODES, seeds: Sequence[int] = (0, 1)
 ) -> Outcome:
@@ -120,7 +130,7 @@ def grow_everything(
         for job in jobs(atoms):
             sizes = sizes_for(job, forced)
             key = tuple(t.size for t in job)
-            strategies = dict.fromkeys(job, (forced,)) if forced else None
+            strategies = orders(job, forced) if forced else None
             try:
                 solution = solve(eq, sizes, compensate=compensate, strategies=strategies)
                 script = edit_script(solution, split=UNEQUAL)
@@ -212,11 +222,18 @@ def claims(solution: Solution, v: Value, old: Array, new: Array) -> None:
 
 
 def _shares(solution: Solution, v: Value, lifts: Sequence[Lift], old: Array, new: Array) -> None:
-    """A coordinate and its replicas sum to what it held, times the factor of its block."""
+    """A coordinate and its replicas sum to what it held, times the factor of its block; zeros are zeros."""
+    grid = solution.flow.grid(v)
+    rows = [solution.growth.coordinates(t)[1] for t in solution.eq.of(v)]
+    for index in np.ndindex(*map(len, grid)):
+        at = np.ix_(*(np.flatnonzero(r == i) for r, i in zip(rows, index, strict=True)))
+        zero = solution.assignment.holds(solution.flow.cells[v][index].zero)
+        if zero and np.any(new[at]):
+            raise Wrong(f"{v!r}, block {index}, is claimed to be zero")
     for axis, each in enumerate(lifts):
-        rows = np.zeros((each.core.size, *np.delete(new.shape, axis)))
-        np.add.at(rows, each.shared(), np.moveaxis(new, axis, 0))
-        new = np.moveaxis(rows, 0, axis)
+        sums = np.zeros((each.core.size, *np.delete(new.shape, axis)))
+        np.add.at(sums, each.shared(), np.moveaxis(new, axis, 0))
+        new = np.moveaxis(sums, 0, axis)
     where = [each.core.coordinates()[0] for each in lifts]
     factors = np.zeros(old.shape)
     blocks = [solution.growth.coordinates(t) for t in solution.eq.of(v)]
