@@ -11,6 +11,7 @@ from meristem.rewrite.semantics import (
     norm,
     pad,
     pool,
+    power,
     reduce,
     scatter,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "norm",
     "pad",
     "pool",
+    "power",
     "reduce",
     "register",
     "scatter",

@@ -34,7 +34,6 @@ from meristem.rewrite.semantics.functions import (
     gelu,
     gelu_tanh,
     leaky_relu,
-    power,
     sigmoid,
     softplus,
 )
@@ -262,61 +261,6 @@ def operand_views(
 
 
 @dataclass(frozen=True)
-class Power(Row):
-    """x ** p. Literal even exponents are non-negative everywhere; others need a sign."""
-
-    def transfer(self, op: Op, flow: Flow) -> None:
-        exponent = op.inputs[1]
-        known = isinstance(exponent, Literal) and exponent.data.size == 1
-        p = float(exponent.data.flat[0]) if known else None  # type: ignore[attr-defined]
-        even = p is not None and p >= 0 and p % 2 == 0
-        whole = p is not None and p >= 0 and p == int(p)
-        domain = "" if whole else ("nonneg" if p is not None and p > 0 else "pos")
-        keep = "keep" if p is not None and p > 0 else "none"
-        row = Row(
-            self.kind,
-            2,
-            self.function,
-            keep,
-            p == 1,
-            "power",
-            (lambda x, _: (TRUE, x.pos)) if even else signs.power_sign,
-            "",
-            flat=p is not None and p > 1,
-        )
-        views = operand_views(op, flow)
-        if domain:
-
-            def check(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
-                cell, other = (view(index, fresh) for view in views)
-                if not known:  # any base may meet a fresh exponent
-                    varies = (t for c in (cell, other) for t in c.twins if t is not TRUE)
-                    cell = replace(cell, twins=tuple(varies))
-                Row(self.kind, 1, self.function, domain=domain)._check_domain(op, flow, cell, fresh)
-                return cell
-
-            flow.build(op.output, check)
-        row.transfer(op, flow)
-
-    def vanishes(self, op: Op) -> Vanishing:
-        exponent = op.inputs[1]
-        positive = isinstance(exponent, Literal) and float(exponent.data.min()) > 0
-        return Vanishing((0,)) if positive else Vanishing()
-
-    def poles(self, op: Op) -> tuple[int, ...]:
-        exponent = op.inputs[1]
-        smooth = isinstance(exponent, Literal) and all(
-            p in (0, 1) or p > 1 for p in exponent.data.flat
-        )
-        return () if smooth else (0, 1)
-
-    def stalls(self, op: Op) -> tuple[int, ...]:
-        exponent = op.inputs[1]
-        flat = isinstance(exponent, Literal) and bool((exponent.data > 1).all())
-        return (0,) if flat else ()
-
-
-@dataclass(frozen=True)
 class Cast(Row):
     """To another dtype. Floats as integers or booleans are neither linear nor homogeneous."""
 
@@ -377,7 +321,6 @@ ROWS = [
     Row("mod", 2, np.mod, domain="pos"),
     Row("maximum", 2, np.maximum, "all", False, "equal", signs.max_sign),
     Row("minimum", 2, np.minimum, "all", False, "equal", signs.min_sign),
-    Power("pow", 2, power),
     *(
         Row(kind, 2, function, scale="compare", result="bool", sign=signs.nonneg)
         for kind, function in (

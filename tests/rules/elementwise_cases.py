@@ -13,7 +13,10 @@ import numpy as np
 
 from meristem.rewrite.graph import Graph, Value
 from meristem.rewrite.semantics.elementwise import ROWS
+from meristem.rewrite.semantics.power import POWER
 from tests.rules.view_carrier import Net
+
+ELEMENTWISE = (*ROWS, POWER)
 
 # Attributes without which an operator cannot be built.
 ATTRS = {"cast": {"options": {"to": "float64"}, "dtype": "float64"}}
@@ -288,7 +291,7 @@ def where_cases() -> Iterator[tuple[str, Callable[[], Graph]]]:
 
 def cases(kind: str) -> dict[str, Callable[[], Graph]]:
     """Every small graph for one elementwise operator."""
-    row = next(r for r in ROWS if r.kind == kind)
+    row = next(r for r in ELEMENTWISE if r.kind == kind)
     if kind == "where":
         return dict(where_cases())
     return dict(unary_cases(kind) if row.arity == 1 else binary_cases(kind))

@@ -5,8 +5,7 @@ import pytest
 
 from meristem.rewrite.cell import Cell
 from meristem.rewrite.formula import FALSE, TRUE
-from meristem.rewrite.semantics.elementwise import ROWS
-from tests.rules.elementwise_cases import BOOLEAN, INTEGER, NONNEG, POSITIVE
+from tests.rules.elementwise_cases import BOOLEAN, ELEMENTWISE, INTEGER, NONNEG, POSITIVE
 
 # True of the function and not claimed: nothing is lost but freedom.
 # Discontinuous at zero, where a zero of the proof may be 1e-17.
@@ -25,7 +24,7 @@ POSITIVE_NOT_CLAIMED = {
 }  # fmt: skip
 FACTORS = (0.37, 2.5)
 
-BY_KIND = {row.kind: row for row in ROWS}
+BY_KIND = {row.kind: row for row in ELEMENTWISE}
 REAL = [k for k in BY_KIND if k not in INTEGER | BOOLEAN | {"where"}]
 
 
