@@ -58,7 +58,8 @@ class Prepared:
         # Widening adds operators without paths to files that have no others, so names are not asked.
         twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
         targets = {twins[name]: n for name, n in self.layers.items()}
-        return plan_depth(wide.graph, wide.equations, targets, at=self.plan.at)
+        order = method(self.plan.method).order
+        return plan_depth(wide.graph, wide.equations, targets, at=self.plan.at, order=order)
 
     @property
     def sources(self) -> dict[str, tuple[str, str]]:
@@ -103,7 +104,7 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
     script = None
     if atoms:
         names = _names(model, atoms)
-        chosen = method(plan.method)
+        chosen = method(plan.method).width
         order = chosen.order(plan.compensate)
         solution = solve(
             model.equations,
@@ -127,6 +128,7 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
         ]
         plan.clones = prepared.sources
         plan.added += prepared.depth.added
+        plan.approximate += prepared.depth.approximate
         plan.notes += [str(r) for r in prepared.depth.reports]
     return prepared
 
@@ -146,7 +148,11 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
 
 
 def _check_options(plan: Plan) -> None:
-    method(plan.method)
+    if method(plan.method).order and plan.at != "end":
+        raise SizeError(
+            f"at={plan.at!r} places blocks that are the identity; the order of stack says where copies go",
+            at=plan.at,
+        )
     if not isinstance(plan.seed, Integral):
         raise MeristemError(f"seed={plan.seed!r} is no whole number")
     if isinstance(plan.at, str) and plan.at not in ("end", "spread"):

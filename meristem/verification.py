@@ -180,8 +180,13 @@ class _Check:
             )
         return algebra(
             reference, grown, samples.every, self.interface, stored.measures, stored.failures,
-            samples.notes,
+            samples.notes, self.approximate,
         )  # fmt: skip
+
+    @property
+    def approximate(self) -> list[str]:
+        """What the plan says does not preserve the function."""
+        return self.plan.approximate if self.plan is not None else []
 
     def deployment(self, samples: Samples, runtime: str, providers: Any) -> Verdict:
         """Level 2."""
@@ -201,8 +206,13 @@ class _Check:
                 reference = self.old.double()
             else:
                 notes.append(f"the reference is the original's own run: {self.old.obstacle()}")
+            planned = None
+            if self.approximate and not self.reason:
+                planned = self.new.double(self.recipes(), self.script)
             eps = eps_of(EPSILON, self.old.dtypes())
-            return deployment(reference, settings, samples.plain, self.interface, eps, notes)
+            return deployment(
+                reference, settings, samples.plain, self.interface, eps, notes, planned
+            )
 
     def training(self, samples: Samples) -> Verdict:
         """Level 3."""
@@ -212,6 +222,8 @@ class _Check:
             return not_checked(
                 "an ONNX file has no gradients; the same plan on the torch model would be checked"
             )
+        if self.approximate:
+            return not_checked("the function changes, so old gradients have no lift")
         valid = [s for s in samples.plain if not attempt(self.old.double(), s)[1]][:3]
         if not valid:
             return not_checked("no input was valid; pass inputs=")

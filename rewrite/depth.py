@@ -3,7 +3,7 @@
 A new block is x + B(x) with the factor of B nearest to the sum zero (METHODS.md 0.3): it is exactly the
 identity, and the zeroed weights learn from the first step on. Where a norm follows the sum, or no weight
 of its own makes B zero, the block stands behind a gate: x + g * (B(x) - x) with one new number g = 0
-(ONNX.md 6b).
+(ONNX.md 6b). With an order (``rewrite.orders``) copies compute at once instead, which is no preservation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved, SizeError
 from meristem.rewrite.graph import Graph, Value, Weight
 from meristem.rewrite.numbering import replaced, within
+from meristem.rewrite.orders import copies
 from meristem.rewrite.renumber import renumber
 from meristem.rewrite.stacks import Stack
 from meristem.rewrite.steps import Block
@@ -68,6 +69,7 @@ class DepthReport:
     sources: tuple[int, ...]
     zeroed: tuple[str, ...]
     gates: tuple[str, ...]
+    order: str = ""
 
     def __str__(self) -> str:
         pairs = ", ".join(
@@ -78,7 +80,9 @@ class DepthReport:
         )
         how = f"zero: {', '.join(self.zeroed)}" if self.zeroed else ""
         gate = f"gates at zero: {', '.join(self.gates)}" if self.gates else ""
-        return f"{self.stack} {self.old} -> {self.new}: {pairs}; {'; '.join(p for p in (how, gate) if p)}"
+        order = f"they compute at once, in the order {self.order}" if self.order else ""
+        rest = "; ".join(p for p in (how, gate, order) if p)
+        return f"{self.stack} {self.old} -> {self.new}: {pairs}; {rest}"
 
 
 @dataclass
@@ -112,6 +116,13 @@ class DepthScript:
         return out
 
     @property
+    def approximate(self) -> list[str]:
+        """What does not preserve the function, in words."""
+        return [
+            f"{r.stack} {r.old} -> {r.new} in the order {r.order}" for r in self.reports if r.order
+        ]
+
+    @property
     def added(self) -> list[str]:
         """Operators that the growth adds to the program besides the blocks themselves."""
         return [
@@ -127,13 +138,14 @@ class DepthScript:
 
 
 def plan_depth(
-    graph: Graph, eq: Equations, sizes: Mapping[Stack, int], at: At = "end"
+    graph: Graph, eq: Equations, sizes: Mapping[Stack, int], at: At = "end", order: str = ""
 ) -> DepthScript:
     """The edit script for stacks at new numbers of blocks.
 
     ``at`` is "end", "spread" (copies evenly between, each of the block before it) or positions: a new
     block (or period) before the block of that number, as many as are added; one position takes all.
-    A copy is made of the block before its position, at position 0 of the first.
+    A copy is made of the block before its position, at position 0 of the first. With an ``order`` of
+    ``rewrite.orders`` it says both, and the copies compute.
 
     Raises SizeError for a target below today's, one that is no whole number of periods, or positions
     that do not fit; NotPreserved where a block cannot be made the identity.
@@ -141,15 +153,16 @@ def plan_depth(
     script = DepthScript()
     for stack, target in sizes.items():
         if target != stack.size:
-            script.clones += _clones(stack, target, at)
+            script.clones += _clones(stack, target, at, order)
     renumber(graph, script)
     taken = {n for w in (*graph.weights, *graph.unused) for n in w.names}
     for clone in script.clones:
-        _settle(clone, taken)
+        if not order:
+            _settle(clone, taken)
     for stack, target in sizes.items():
         own = [c for c in script.clones if c.stack is stack]
         if own:
-            script.reports.append(_report(stack, target, own))
+            script.reports.append(_report(stack, target, own, order))
     return script
 
 
@@ -158,7 +171,7 @@ def possible_sizes(stack: Stack, count: int = 4) -> list[int]:
     return [stack.size + i * stack.period for i in range(count)]
 
 
-def _clones(stack: Stack, target: int, at: At) -> list[CloneEdit]:
+def _clones(stack: Stack, target: int, at: At, order: str) -> list[CloneEdit]:
     """The copies that one stack needs, in their order in the grown stack."""
     added = target - stack.size
     if added < 0:
@@ -178,11 +191,17 @@ def _clones(stack: Stack, target: int, at: At) -> list[CloneEdit]:
             target=target,
             possible=possible_sizes(stack),
         )
+    q = stack.period
+    if order:
+        groups = copies(order, stack.size // q, target // q)
+        pairs = [(position * q, source * q) for position, source in groups]
+    else:
+        positions = _positions(stack, added // q, at)
+        pairs = [(position, max(position - q, 0)) for position in positions]
     out: list[CloneEdit] = []
-    for position in _positions(stack, added // stack.period, at):
-        first = max(position - stack.period, 0)
+    for position, first in pairs:
         after = stack.blocks[position - 1].exit if position else stack.blocks[0].entry
-        for source in range(first, first + stack.period):
+        for source in range(first, first + q):
             out.append(CloneEdit(stack, source, position, len(out), after))
     return out
 
@@ -242,7 +261,7 @@ def _identity(block: Block) -> dict[Weight, float] | None:
     return zeroed(branches, block.ops, block.weights)
 
 
-def _report(stack: Stack, target: int, clones: Sequence[CloneEdit]) -> DepthReport:
+def _report(stack: Stack, target: int, clones: Sequence[CloneEdit], order: str) -> DepthReport:
     return DepthReport(
         stack.name,
         stack.size,
@@ -251,6 +270,7 @@ def _report(stack: Stack, target: int, clones: Sequence[CloneEdit]) -> DepthRepo
         tuple(c.source for c in clones),
         tuple(c.name(w.name) for c in clones for w in c.zeroed),
         tuple(c.gate for c in clones if c.gate),
+        order,
     )
 
 

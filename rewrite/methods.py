@@ -1,7 +1,7 @@
-"""Methods: which strategies the planner may try for new coordinates, and in which order.
+"""Methods: which strategies the planner may try for new coordinates, and what new blocks are.
 
-A method never says what a weight holds: it names strategies, and the proof decides whether they preserve
-the function and what follows for every weight.
+A method of width never says what a weight holds: it names strategies, and the proof decides whether they
+preserve the function and what follows for every weight.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from meristem.rewrite.blocks import COPIES
 from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.expansion import EVEN, Split
+from meristem.rewrite.orders import ORDERS
 
 
 @dataclass(frozen=True)
@@ -82,36 +83,82 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method(text: str) -> Method:
-    """The method that ``text`` names, with its options: ``"clone:noise=0.1,unequal=0.5"``.
+# What new blocks are: the identity, or copies that compute in some order (no preservation).
+DEPTH = ("identity", "stack")
 
-    ``noise`` and ``unequal`` are those of ``Split``, for methods that copy. Raises MeristemError where
-    there is no such method or option.
+
+@dataclass(frozen=True)
+class Chosen:
+    """A method for width and one for depth; ``order`` is empty where new blocks are the identity."""
+
+    width: Method
+    order: str = ""
+
+
+def method(text: str) -> Chosen:
+    """The methods that ``text`` names, joined by a plus, options after a colon: ``"lemon"``, ``"stack"``,
+    ``"clone:noise=0.1,unequal=0.5+stack:order=interleave"``.
+
+    ``noise`` and ``unequal`` are those of ``Split``, for methods that copy; ``order`` is one of
+    ``rewrite.orders``. Raises MeristemError where there is no such method or option.
     """
-    name, _, options = str(text).partition(":")
+    out = Chosen(METHODS["preserve"])
+    seen: set[str] = set()
+    for word in str(text).split("+"):
+        name, _, options = (part.strip() for part in word.partition(":"))
+        part = "depth" if name in DEPTH else "width"
+        if part in seen:
+            raise MeristemError(f"method={text!r} names two methods of {part}; give one")
+        seen.add(part)
+        given = dict(_option(text, w) for w in options.split(",")) if options else {}
+        if part == "depth":
+            out = replace(out, order=_order(text, name, given))
+        else:
+            out = replace(out, width=_width(text, name, given))
+    return out
+
+
+def _width(text: str, name: str, given: dict[str, str]) -> Method:
     found = METHODS.get(name)
     if found is None:
-        raise MeristemError(f"method={text!r} is not known; choose from {', '.join(METHODS)}")
-    given = dict(_option(text, word) for word in options.split(",") if options)
+        raise MeristemError(
+            f"method={text!r} is not known; choose from {', '.join((*METHODS, *DEPTH))}"
+        )
+    names = [f.name for f in fields(Split)]
+    numbers = {k: n for k, value in given.items() if (n := _number(value)) is not None}
+    if set(numbers) != set(given) or not set(given) <= set(names):
+        raise MeristemError(
+            f"method={text!r}: the options of {name} are {' and '.join(f'{n}=0.1' for n in names)}, 0 or "
+            "more"
+        )
     if given and not found.copies:
-        names = ", ".join(m.name for m in METHODS.values() if m.copies)
+        others = ", ".join(m.name for m in METHODS.values() if m.copies)
         raise MeristemError(
             f"{', '.join(given)} is shared among copies, and the method {name} makes none; these do: "
-            f"{names}"
+            f"{others}"
         )
-    return replace(found, split=replace(found.split, **given))
+    return replace(found, split=replace(found.split, **numbers))
 
 
-def _option(text: str, word: str) -> tuple[str, float]:
-    name, equals, value = (part.strip() for part in word.partition("="))
-    names = [f.name for f in fields(Split)]
+def _number(text: str) -> float | None:
+    """A finite number that is not negative."""
     try:
-        number = float(value)
+        number = float(text)
     except ValueError:
-        number = -1.0
-    if not equals or name not in names or not 0 <= number < float("inf"):
-        raise MeristemError(
-            f"method={text!r}: {word!r} is no option; give {' or '.join(f'{n}=0.1' for n in names)}, 0 "
-            "or more"
-        )
-    return name, number
+        return None
+    return number if 0 <= number < float("inf") else None
+
+
+def _order(text: str, name: str, given: dict[str, str]) -> str:
+    order = given.pop("order", "whole") if name == "stack" else ""
+    if given or (order and order not in ORDERS):
+        known = f"order={', '.join(ORDERS)}" if name == "stack" else "none"
+        raise MeristemError(f"method={text!r}: the options of {name} are {known}")
+    return order
+
+
+def _option(text: str, word: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in word.partition("="))
+    if not equals:
+        raise MeristemError(f"method={text!r}: {word!r} is no option; give name=value")
+    return name, value

@@ -38,8 +38,8 @@ class Plan:
 
     ``added`` lists run-time operators that the growth adds; ``proof`` says for each operator that mixes
     new coordinates what it needed and how that is met; ``locked`` names weights whose copies stay equal
-    under training; ``saddles`` products whose new weights could never train; ``unused`` weights that the
-    model carries without using.
+    under training; ``approximate`` says what does not preserve the function; ``saddles`` products whose
+    new weights could never train; ``unused`` weights that the model carries without using.
     """
 
     sizes: dict[str, int]
@@ -58,6 +58,7 @@ class Plan:
     unused: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     clones: dict[str, tuple[str, str]] = field(default_factory=dict)
+    approximate: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -109,6 +110,7 @@ class Plan:
             f"{len(self.weights)} weights grow or change, {len(self.clones)} are new with new blocks"
         )
         for title, rows in (
+            ("does not preserve the function", self.approximate),
             ("proof", _by_place(self.proof)),
             ("constants", self.constants),
             ("operators added at run time", self.added),

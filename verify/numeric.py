@@ -135,8 +135,12 @@ def algebra(
     stored: Sequence[Measure] = (),
     failures: Sequence[str] = (),
     notes: Sequence[str] = (),
+    approximate: Sequence[str] = (),
 ) -> Verdict:
-    """Level 1: both programs in float64 on every sample, and the stored weights."""
+    """Level 1: both programs in float64 on every sample, and the stored weights.
+
+    ``approximate`` is what the plan says does not preserve the function: errors are then reported.
+    """
     names = reference.outputs
     wrong, remarks, pairs = list(failures), list(notes), []
     for sample in samples:
@@ -161,8 +165,14 @@ def algebra(
             scale = max(own, SCALE_FLOOR * max(scales))
             error = difference(p.expected[k], p.got[k])
             exact &= error == 0.0
-            measures.append(Measure(f"{name} ({p.sample})", error, ALGEBRA_LIMIT * scale))
+            limit = scale if approximate else ALGEBRA_LIMIT * scale
+            measures.append(Measure(f"{name} ({p.sample})", error, limit))
     inputs = [str(p.sample) for p in pairs]
+    if approximate:
+        return judge(
+            _worst_stored(stored), exact=False, failures=wrong, inputs=inputs, notes=remarks,
+            remark="; ".join(approximate), errors=measures,
+        )  # fmt: skip
     return judge(
         [*worst(measures), *_worst_stored(stored)], exact=exact, failures=wrong, inputs=inputs,
         notes=remarks, remark=f"{len(stored)} stored tensors are as planned" if stored else "",
@@ -208,11 +218,13 @@ def deployment(
     interface: Interface,
     eps: float,
     notes: Sequence[str] = (),
+    planned: Program | None = None,
 ) -> Verdict:
     """Level 2: the grown model's error against the float64 reference, and the original's own.
 
     Without a reference the original's first setting stands for it. ``eps`` is that of the coarsest
-    dtype in the model.
+    dtype in the model. ``planned`` is what the grown model computes in float64, where the plan says that
+    it is not what the original does.
     """
     remarks, wrong, used = list(notes), [], []
     names = reference.outputs if reference is not None else settings[0].original.outputs
@@ -235,13 +247,18 @@ def deployment(
             if not problem:
                 got = interface.outputs(names, got)
                 problem = shapes_differ(s.original.outputs, expected, got)
+            wanted = expected
+            if planned is not None and not problem:
+                wanted, problem = attempt(planned, interface.inputs(sample))
+                wanted = interface.outputs(names, wanted)
             if problem:
                 wrong.append(f"{s.setting}, {sample}: the grown model fails: {problem}")
                 continue
             used.append(str(sample))
-            for name, e, o, g in zip(s.original.outputs, expected, own, got, strict=True):
+            rows = zip(s.original.outputs, expected, own, wanted, got, strict=True)
+            for name, e, o, w, g in rows:
                 exact &= o.dtype == g.dtype and np.array_equal(o, g, equal_nan=o.dtype.kind == "f")
-                row = difference(e, g), difference(e, o), _scale(e)
+                row = difference(w, g), difference(e, o), _scale(e)
                 errors.setdefault((s.setting, name), []).append(row)
     if not errors and not wrong:
         return not_checked("; ".join(remarks[-1:]) or "no input was valid; pass inputs=")

@@ -9,6 +9,7 @@ from typing import Any
 
 BIT_EXACT, NOISE_FLOOR = "bit-exact", "noise-floor"
 DIFFERS, NOT_CHECKED = "differs", "not checked"
+APPROXIMATE = "approximate"
 LEVELS = ("algebra", "deployment", "training")
 
 
@@ -71,13 +72,18 @@ def judge(
     inputs: Sequence[str] = (),
     notes: Sequence[str] = (),
     remark: str = "",
+    errors: Sequence[Measure] = (),
 ) -> Verdict:
     """The verdict that measurements and plain failures amount to.
 
     ``exact`` says whether nothing differed in a single bit. ``remark`` explains a verdict that is not
-    "differs".
+    "differs". ``errors`` are those that a plan announces: they are reported and judged by nobody.
     """
     wrong = [*failures, *(str(m) for m in measures if not m.ok)]
+    if errors and not wrong:
+        largest = max(errors, key=lambda m: m.error / m.limit if m.limit else 0.0)
+        reason = f"relative error {largest.error / largest.limit:.3g} in {largest.what}; {remark}"
+        return Verdict(APPROXIMATE, reason, [*errors, *measures], list(inputs), list(notes))
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         word, reason = DIFFERS, wrong[0] + more
@@ -103,12 +109,13 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """The function was compared (gradients alone do not say what it is), and nothing differs."""
+        """The function was compared (gradients alone do not say what it is), and nothing differs but what
+        the plan says ("approximate")."""
         compared = any(v.checked for n, v in self.levels.items() if n != "training")
         return compared and all(v.word != DIFFERS for v in self.levels.values())
 
     def __str__(self) -> str:
-        lines = ["the same function" if self.ok else self._failure()]
+        lines = [self._headline() if self.ok else self._failure()]
         width = max(map(len, self.levels), default=0)
         for name, v in self.levels.items():
             lines.append(f"  {name:<{width}}  {v}")
@@ -119,6 +126,11 @@ class Report:
                 lines.append(f"  {'':<{width}}  on {len(v.inputs)} inputs: {_short(v.inputs)}")
             lines += [f"  {'':<{width}}  note: {n}" for n in v.notes]
         return "\n".join(lines)
+
+    def _headline(self) -> str:
+        if any(v.word == APPROXIMATE for v in self.levels.values()):
+            return "another function, as the plan says"
+        return "the same function"
 
     def _failure(self) -> str:
         differ = [n for n, v in self.levels.items() if v.word == DIFFERS]

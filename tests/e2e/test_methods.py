@@ -191,9 +191,13 @@ def test_noise_of_clones_cancels() -> None:
     assert (down[:, :12] - old / 2).abs().min() > 0
     for text, why in (
         ("pair:noise=0.1", "noise is shared among copies, and the method pair makes none"),
-        ("clone:noise=-1", "'noise=-1' is no option; give unequal=0.1 or noise=0.1"),
-        ("clone:snr=10", "'snr=10' is no option"),
-        ("clone:noise=loud", "'noise=loud' is no option"),
+        ("clone:noise=-1", "the options of clone are unequal=0.1 and noise=0.1, 0 or more"),
+        ("clone:snr=10", "the options of clone are unequal=0.1"),
+        ("clone:noise=loud", "the options of clone are unequal=0.1"),
+        ("clone:noise", "'noise' is no option; give name=value"),
+        ("clone+pair", "names two methods of width"),
+        ("stack:order=random", "the options of stack are order=whole, interleave, middle, overlap"),
+        ("identity:order=whole", "the options of identity are none"),
     ):
         with pytest.raises(MeristemError, match=why):
             meristem.plan(model, {"mlp@first": 24}, method=text)
