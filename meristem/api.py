@@ -72,9 +72,10 @@ def plan(
 ) -> Plan:
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
-    ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n" or
-    "xf". ``method`` is a name of docs/methods.md, with options after a colon ("clone:noise=0.1"). Raises
-    SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
+    ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n", "xf"
+    or "%n" (up to the next multiple of n). ``method`` is a name of docs/methods.md, with options after a
+    colon, and one for depth after a plus ("clone:noise=0.1+stack"). Raises SelectorError, SizeError,
+    PinnedDimension, UnsupportedOperator or NotPreserved.
     """
     with in_memory(sizes):
         return prepare(

@@ -70,7 +70,7 @@ def grow(
     ],
     sizes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="SELECTOR=SIZE, SIZE being 64, +8 or x1.5; repeatable"),
+        typer.Option("--set", help="SELECTOR=SIZE, SIZE being 64, +8, x1.5 or %64; repeatable"),
     ] = None,
     method: Annotated[
         str | None,

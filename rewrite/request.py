@@ -98,11 +98,13 @@ def specificity(selector: str, names: Mapping[str, Dimension]) -> int:
 
 
 def check_target(selector: str, target: Target) -> None:
-    """An int, "+n" or "xf"."""
+    """An int, "+n", "xf", or "%n" (the next multiple of n)."""
     if isinstance(target, bool) or not isinstance(target, (int, str)):
-        raise SizeError(f'{selector}: {target!r} is not a size; give 64, "+8" or "x1.5"')
-    if isinstance(target, str) and not re.fullmatch(r"\+?\d+|x\d+(\.\d+)?", target.strip()):
-        raise SizeError(f'{selector}: {target!r} is not a size; give 64, "+8" or "x1.5"')
+        raise SizeError(f'{selector}: {target!r} is not a size; give 64, "+8", "x1.5" or "%64"')
+    if isinstance(target, str) and not re.fullmatch(
+        r"\+?\d+|x\d+(\.\d+)?|%0*[1-9]\d*", target.strip()
+    ):
+        raise SizeError(f'{selector}: {target!r} is not a size; give 64, "+8", "x1.5" or "%64"')
 
 
 def wanted(target: Target, size: int) -> tuple[int, bool]:
@@ -114,6 +116,8 @@ def wanted(target: Target, size: int) -> tuple[int, bool]:
         return size + int(text[1:]), False
     if text.startswith("x"):
         return round(exact(text, size)), True
+    if text.startswith("%"):
+        return -(-size // int(text[1:])) * int(text[1:]), False
     return int(text), False
 
 

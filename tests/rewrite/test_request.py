@@ -5,7 +5,7 @@ import pytest
 
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.errors import PinnedDimension, SelectorError, SizeError
-from meristem.rewrite.request import by_name, resolve
+from meristem.rewrite.request import by_name, check_target, resolve, wanted
 
 
 def dimension(name, size=8, pinned=None, boundary=False):
@@ -49,6 +49,14 @@ def test_every_dimension_can_be_named_alone(d):
     assert list(grown({by_name(d.name): 9}, boundary="grow")) == [d.name]
 
 
+@pytest.mark.parametrize(("target", "size", "expected"), [
+    ("%8", 20, 24), ("%8", 24, 24), ("%64", 65, 128), (" %5 ", 1, 5), ("%1", 7, 7),
+])  # fmt: skip
+def test_the_next_multiple(target, size, expected):
+    check_target("mlp", target)
+    assert wanted(target, size) == (expected, False)
+
+
 def test_numbers_of_numpy_are_sizes():
     assert grown({"mlp": np.int64(9)}) == {"mlp@blocks.0.mlp": 9, "mlp@blocks.1.mlp": 9}
 
@@ -77,7 +85,7 @@ def test_a_request_is_atomic_and_names_the_rest():
     assert list(grown({"width": 9}, boundary="crop")) == ["width@head"]
 
 
-@pytest.mark.parametrize("target", ["x", "9.5", "-1", 1.5, True, None])
+@pytest.mark.parametrize("target", ["x", "9.5", "-1", "%0", "%", "%-8", 1.5, True, None])
 def test_what_is_no_size(target):
     with pytest.raises(SizeError, match="is not a size"):
         resolve(MODEL, {"mlp": target})
