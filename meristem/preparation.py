@@ -28,6 +28,8 @@ from meristem.rewrite.planner import Solution, solve
 from meristem.rewrite.reports import describe, listed
 from meristem.rewrite.request import Wish, resolve
 from meristem.rewrite.script import edit_script
+from meristem.rewrite.split import fold, folded
+from meristem.rewrite.stacks import Stack
 
 BOUNDARIES = ("pin", "crop", "grow")
 COMPENSATIONS = ("graph", "weights")
@@ -117,9 +119,11 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
         )
         script = edit_script(solution, seed=plan.seed, split=chosen.split)
         _report(plan, solution, script, width, reached, model.dimensions)
-    prepared = Prepared(
-        model, plan, script, {n: s for n, s in layers.items() if s != model[n].size}
-    )
+    deeper = {n: s for n, s in layers.items() if s != model[n].size}
+    if method(plan.method).split and deeper:
+        script = script or EditScript()
+        _split(plan, script, {model.stacks[n]: s for n, s in deeper.items()})
+    prepared = Prepared(model, plan, script, deeper)
     if prepared.depth is not None:
         _refuse_gates(plan, prepared.depth)
         plan.changes += [
@@ -131,6 +135,16 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
         plan.approximate += prepared.depth.approximate
         plan.notes += [str(r) for r in prepared.depth.reports]
     return prepared
+
+
+def _split(plan: Plan, script: EditScript, targets: Mapping[Stack, int]) -> None:
+    """Blocks that come k times carry 1/k of their branches."""
+    for stack, target in targets.items():
+        weights = folded(stack, target)
+        fold(script, weights)
+        names = ", ".join(sorted(w.name for w in weights))
+        plan.notes.append(f"{stack.name}: a block that is there k times has 1/k in {names}")
+    plan.weights |= {e.weight.name: e.expansion for e in script.weights}
 
 
 def _refuse_gates(plan: Plan, depth: Any) -> None:

@@ -11,7 +11,9 @@ from typing import Any
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError, MeristemError, OutputError, RuntimeUnavailable
+from meristem.rewrite.methods import method
 from meristem.rewrite.request import by_name
+from meristem.rewrite.split import sites
 from meristem.verification_sides import Subject, subject
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
 from meristem.verify.numeric import (
@@ -180,8 +182,24 @@ class _Check:
             )
         return algebra(
             reference, grown, samples.every, self.interface, stored.measures, stored.failures,
-            samples.notes, self.approximate,
+            [*samples.notes, *self._sites(samples)], self.approximate,
         )  # fmt: skip
+
+    def _sites(self, samples: Samples) -> list[str]:
+        """Where blocks are split, the predicted error of each beside the measured one."""
+        if self.plan is None or not method(self.plan.method).split:
+            return []
+        graph = self.old.model.graph
+        shapes = {v.name: v.shape for v in graph.inputs}
+        fitting = (s for s in samples.every if {n: a.shape for n, a in s.arrays.items()} == shapes)
+        sample = next(fitting, None)
+        if sample is None:
+            return [
+                "no input has the traced sizes, so the split blocks were not measured one by one"
+            ]
+        stacks = self.old.model.stacks
+        targets = {stacks[n]: size for n, size in self.plan.sizes.items() if n in stacks}
+        return [str(site) for site in sites(graph, targets, sample.arrays)]
 
     @property
     def approximate(self) -> list[str]:

@@ -83,16 +83,19 @@ METHODS: dict[str, Method] = {
 }
 
 
-# What new blocks are: the identity, or copies that compute in some order (no preservation).
-DEPTH = ("identity", "stack")
+# What new blocks are: the identity, copies that compute in some order, or parts of the old blocks (no
+# preservation).
+DEPTH = ("identity", "stack", "split")
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A method for width and one for depth; ``order`` is empty where new blocks are the identity."""
+    """A method for width and one for depth; ``order`` is empty where new blocks are the identity, and
+    ``split`` says that a block and its copies share its branches."""
 
     width: Method
     order: str = ""
+    split: bool = False
 
 
 def method(text: str) -> Chosen:
@@ -112,7 +115,7 @@ def method(text: str) -> Chosen:
         seen.add(part)
         given = dict(_option(text, w) for w in options.split(",")) if options else {}
         if part == "depth":
-            out = replace(out, order=_order(text, name, given))
+            out = replace(out, order=_order(text, name, given), split=name == "split")
         else:
             out = replace(out, width=_width(text, name, given))
     return out
@@ -150,7 +153,7 @@ def _number(text: str) -> float | None:
 
 
 def _order(text: str, name: str, given: dict[str, str]) -> str:
-    order = given.pop("order", "whole") if name == "stack" else ""
+    order = {"stack": given.pop("order", "whole"), "split": "interleave"}.get(name, "")
     if given or (order and order not in ORDERS):
         known = f"order={', '.join(ORDERS)}" if name == "stack" else "none"
         raise MeristemError(f"method={text!r}: the options of {name} are {known}")

@@ -31,11 +31,9 @@ def _locked(solution: Solution, script: EditScript) -> Iterator[str]:
     uneven = any(not e.expansion.split.even for e in script.weights)
     parted = flow.parted if uneven else frozenset()
     for e in script.weights:
-        grid = flow.grid(e.weight)
-        for axis, blocks in enumerate(grid):
-            copied = {d.atom for b in blocks for d in b.digits if d.fresh and growth.copies(d.atom)}
-            if copied - parted and not all(flow.splits(e.weight, axis, a) for a in copied):
-                yield e.weight.name
+        digits = {d for blocks in flow.grid(e.weight) for b in blocks for d in b.digits if d.fresh}
+        if any(growth.copies(d.atom) and d.atom not in parted for d in digits):
+            yield e.weight.name
 
 
 def _constants(script: EditScript, graph: Graph) -> list[str]:
