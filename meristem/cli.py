@@ -74,7 +74,9 @@ def grow(
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(help="preserve (default), net2wider, lemon, clone, pair: docs/methods.md"),
+        typer.Option(
+            help="preserve (default), net2wider, lemon, pair, stack, ...: docs/methods.md"
+        ),
     ] = None,
     boundary: Annotated[
         str | None, typer.Option(help="pin (default), crop or grow the inputs and outputs")

@@ -153,7 +153,9 @@ def _number(text: str) -> float | None:
 
 
 def _order(text: str, name: str, given: dict[str, str]) -> str:
-    order = {"stack": given.pop("order", "whole"), "split": "interleave"}.get(name, "")
+    order = "interleave" if name == "split" else ""
+    if name == "stack":
+        order = given.pop("order", "whole")
     if given or (order and order not in ORDERS):
         known = f"order={', '.join(ORDERS)}" if name == "stack" else "none"
         raise MeristemError(f"method={text!r}: the options of {name} are {known}")
