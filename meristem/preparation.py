@@ -116,6 +116,7 @@ def prepare(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Pre
             strategies=dict.fromkeys(atoms, order),
             names=names,
             seed=plan.seed,
+            tolerant=chosen.tolerant,
         )
         script = edit_script(solution, seed=plan.seed, split=chosen.split)
         _report(plan, solution, script, width, reached, model.dimensions)

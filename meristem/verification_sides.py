@@ -271,7 +271,7 @@ class TorchSubject(Base):
         return training(
             TorchDouble(old.carrier), grown, samples, Interface(script.interface), recipes, indexed=indexed,
             locked=plan.locked, saddles=plan.saddles, cropped=script.boundary,
-            module=TorchModule(self.carrier, self.model.module()),
+            module=TorchModule(self.carrier, self.model.module()), preserves=not plan.approximate,
         )  # fmt: skip
 
 

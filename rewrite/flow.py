@@ -46,7 +46,11 @@ class Failure:
 
 @dataclass
 class Flow:
-    """State of one abstract interpretation."""
+    """State of one abstract interpretation.
+
+    ``tolerant``: what would preserve the function but for the statistics of a norm is taken, and noted in
+    ``inexact``.
+    """
 
     eq: Equations
     growth: Growth
@@ -64,6 +68,8 @@ class Flow:
     remapped: list[tuple[Literal, Term]] = field(default_factory=list)
     opened: dict[Value, list[Formula]] = field(default_factory=dict)
     shared: dict[Value, Axes] = field(default_factory=dict)
+    tolerant: bool = False
+    inexact: list[Failure] = field(default_factory=list)
     op: Op | None = None
 
     def __post_init__(self) -> None:
@@ -327,6 +333,14 @@ class Flow:
         """The current operator does not preserve the function under the current strategies."""
         assert self.op is not None
         self.failures.append(Failure(self.op, why, frozenset(atoms)))
+
+    def nearly(self, why: str, atoms: Sequence[int] = ()) -> None:
+        """The current operator preserves the function nearly: a failure, where that is not accepted."""
+        assert self.op is not None
+        if self.tolerant:
+            self.inexact.append(Failure(self.op, why, frozenset(atoms)))
+        else:
+            self.fail(why, atoms)
 
     def equal_scales(self, scales: Sequence[Linear | None], why: str) -> Linear | None:
         """All the given factors must be one; the common one, or None where any fits."""

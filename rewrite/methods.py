@@ -17,13 +17,14 @@ from meristem.rewrite.orders import ORDERS
 @dataclass(frozen=True)
 class Method:
     """``graph`` and ``weights`` are the strategies in order, by what may compensate; ``split`` is how
-    what sums copies is shared among them."""
+    what sums copies is shared among them. ``tolerant`` methods do not preserve the function."""
 
     name: str
     summary: str
     graph: tuple[str, ...]
     weights: tuple[str, ...]
     split: Split = EVEN
+    tolerant: bool = False
 
     def order(self, compensate: str) -> tuple[str, ...]:
         """The strategies under a way to compensate."""
@@ -73,6 +74,14 @@ METHODS: dict[str, Method] = {
             "lemon",
             "new coordinates repeat the old ones in turn, what sums them is shared entry by entry",
             Split(noise=0.5),
+        ),
+        replace(
+            _first(
+                ("replicas",),
+                "fpi",
+                "as net2wider in even shares, through norms too, which changes the function",
+            ),
+            tolerant=True,
         ),
         _first(
             ("pair",),

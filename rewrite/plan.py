@@ -110,7 +110,7 @@ class Plan:
             f"{len(self.weights)} weights grow or change, {len(self.clones)} are new with new blocks"
         )
         for title, rows in (
-            ("does not preserve the function", self.approximate),
+            ("does not preserve the function", _by_place(self.approximate)),
             ("proof", _by_place(self.proof)),
             ("constants", self.constants),
             ("operators added at run time", self.added),

@@ -101,11 +101,13 @@ def solve(
     strategies: Mapping[Term, Sequence[str]] | None = None,
     names: Mapping[Term, str] | None = None,
     seed: int = 0,
+    tolerant: bool = False,
 ) -> Solution:
     """Find strategies, fills and scales that preserve the function, or raise NotPreserved.
 
     ``strategies`` restricts the order for single atoms; ``names`` are what messages call them. What is
-    copied at random depends on ``seed`` and the names.
+    copied at random depends on ``seed`` and the names. ``tolerant`` accepts norms of unequally many copies,
+    which do not preserve the function.
     """
     sizes = {find(t): n for t, n in sizes.items()}
     default = METHODS["preserve"].order(compensate)
@@ -116,7 +118,8 @@ def solve(
     while True:
         choice = {t: orders[t][level[t]] for t in sizes}
         keys = {t: f"{seed}|{(names or {}).get(t, t.size)}" for t in sizes}
-        solution, failures = _attempt(eq, Growth(sizes, choice, keys), compensate, boundary)
+        flow = Flow(eq, Growth(sizes, choice, keys), compensate, boundary, tolerant=tolerant)
+        solution, failures = _attempt(flow)
         growth = solution.growth
         if not failures:
             solution.tried = tried
@@ -152,15 +155,13 @@ def _possible(
     return left
 
 
-def _attempt(
-    eq: Equations, growth: Growth, compensate: str, boundary: str
-) -> tuple[Solution, list[Failure]]:
+def _attempt(flow: Flow) -> tuple[Solution, list[Failure]]:
     """One flow under one choice of strategies, with everything that it leaves unmet."""
     with _undisturbed():
-        flow = Flow(eq, growth, compensate, boundary).run()
+        flow.run()
         assignment = Assignment(compatible)
         failures = [*flow.failures, *_settle(flow, assignment)]
-    return Solution(eq, growth, flow, assignment), failures
+    return Solution(flow.eq, flow.growth, flow, assignment), failures
 
 
 def _awake(

@@ -14,11 +14,12 @@ from meristem.rewrite.planner import Solution
 
 
 def describe(plan: Plan, solution: Solution, script: EditScript) -> None:
-    """Fill a plan's proof, constants, locked twins and saddles."""
+    """Fill a plan's proof, what it does not preserve, constants, locked twins and saddles."""
     met = Counter(f"{o.op.where} {o.why}: met" for o in solution.flow.obligations)
     plan.proof = [text if n == 1 else f"{text} ({n} blocks)" for text, n in met.items()]
     plan.constants = _constants(script, solution.eq.graph)
     plan.saddles = sorted({f"{op.where}" for op, _ in solution.saddles})
+    plan.approximate += sorted({f"{f.op.where} {f.why}" for f in solution.flow.inexact})
     plan.locked = sorted(set(_locked(solution, script)))
     for choice, failures in solution.tried:
         used = ", ".join(sorted(set(choice.values())))

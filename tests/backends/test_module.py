@@ -20,7 +20,7 @@ from meristem.rewrite.errors import SizeError
 from tests.backends.torch_models import MODELS, close, grown, run, same, tensors, traced
 from tests.zoo import build, dynamic_shapes, inputs
 
-QUICK = ("gpt2", "resnet", "t5", "torch_encoder_prenorm")
+QUICK = ("gpt2", "resnet", "torch_encoder_prenorm")
 EVERY = pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in MODELS]
 )

@@ -52,7 +52,9 @@ def words(text):
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [PAGES[0], *(pytest.param(p, marks=pytest.mark.full) for p in PAGES[1:])]
+)
 def test_a_page_runs_and_prints_what_it_says(page, tmp_path):
     """In a process of its own: pages register operators."""
     code, said = blocks(page)
@@ -70,6 +72,7 @@ def test_the_pages_of_the_passes_run_and_print_what_they_say(tmp_path):
     assert {p: words(t) for p, t in printed.items()} == {p: words(t) for p, (_, t) in found.items()}
 
 
+@pytest.mark.full
 def test_the_ten_lines_of_the_readme(tmp_path):
     code, _ = blocks("README.md")
     before = """
@@ -84,6 +87,7 @@ tokens = torch.randint(0, 256, (2, 7))
     assert (tmp_path / "grown.onnx").is_file()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("example", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
 def test_an_example(example, tmp_path):
     assert run((ROOT / "examples" / example).read_text(encoding="utf-8"), tmp_path)

@@ -71,6 +71,7 @@ weight_norm = nn.utils.parametrizations.weight_norm
 old_weight_norm = nn.utils.weight_norm
 
 # How many dimensions grow, and the network.
+SLOW = ("resampling", "products and rows", "volumes", "weight norms")
 ROWS = {
     "resampling": (3, lambda: Net(resample, a=conv(3, 6), b=conv(6, 8), c=conv(8, 5), d=conv(5, 4))),
     "pixel shuffles": (3, lambda: Net(
@@ -118,7 +119,11 @@ def network(request):
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attribute self.a.weight was assigned")
-@pytest.mark.parametrize("network", ROWS, indirect=True)
+@pytest.mark.parametrize(
+    "network",
+    [pytest.param(n, marks=pytest.mark.full) if n in SLOW else n for n in ROWS],
+    indirect=True,
+)
 def test_a_doubled_module_is_the_same_function(network, tmp_path):
     count, module, x = network
     model = meristem.trace(module, (x,))

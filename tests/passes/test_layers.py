@@ -15,7 +15,7 @@ from tests.zoo import ZOO, build
 from tests.zoo.entry import randomise
 
 NAMES = [name for name, entry in ZOO.items() if "layers" in entry.kinds]
-QUICK = ["nanogpt", "bert", "t5", "gemma2", "timm_swin"]
+QUICK = ["nanogpt", "bert", "gemma2"]
 POSTNORM = {"bert", "bert_encoder", "roberta", "bart", "opt_postnorm"}
 POSTNORM |= {"torch_encoder_postnorm", "torch_encoder_bare"}
 

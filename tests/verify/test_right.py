@@ -19,7 +19,10 @@ def words(report: meristem.Report) -> list[str]:
     return [v.word for v in report.levels.values()]
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("gpt2", "vit") else pytest.param(n, marks=pytest.mark.full) for n in EVERYTHING],
+)
 def test_torch(name):
     model = traced(name)
     report = meristem.verify(model, meristem.grow(model, EVERYTHING[name]), runtime="torch")
@@ -112,7 +115,7 @@ def test_a_chain_of_growths_is_checked_where_it_can_be():
     assert "verify step by step" in report.levels["algebra"].reason
 
 
-@pytest.mark.parametrize("shapes", [None, "auto"])
+@pytest.mark.parametrize("shapes", [None, pytest.param("auto", marks=pytest.mark.full)])
 def test_an_input_that_grows(shapes, tmp_path):
     """The interface grows, through a file and a second time; old inputs are read at their places."""
     torch.manual_seed(0)
