@@ -90,6 +90,15 @@ def test_a_wrong_weight_is_still_caught() -> None:
     assert report.levels["algebra"].word == "differs"
 
 
+def test_a_plan_cannot_excuse_what_its_method_preserves() -> None:
+    model, _, _ = traced("nanogpt")
+    grown = meristem.grow(model, {"layers": 4})
+    grown.plan.approximate.append("whatever")
+    assert meristem.verify(model, grown, runtime="torch").levels["algebra"].word != "approximate"
+    spoil(grown, next(n for n in grown.carrier.tensors if n.startswith("h.0.")), by=0.5)
+    assert meristem.verify(model, grown, runtime="torch").levels["algebra"].word == "differs"
+
+
 def test_width_and_depth_together_in_files_and_plans(tmp_path: Path) -> None:
     """The plan of a torch model binds to its file; both compute the same deeper model."""
     model, args, kwargs = traced("nanogpt")
