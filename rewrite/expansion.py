@@ -18,6 +18,7 @@ import numpy as np
 
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import Digits, Lift, generator, replicas
+from meristem.rewrite.packed import unpack
 
 # How many entries of a neighbouring block are looked at to draw fresh ones like them.
 SAMPLE = 1 << 18
@@ -28,12 +29,12 @@ HIDDEN = 1e4
 
 @dataclass(frozen=True)
 class Fill:
-    """What a fresh block holds: ``zero``, ``free`` (drawn), ``positive``, ``mean`` or ``copy``.
+    """What a fresh block holds: ``zero``, ``free`` (drawn), ``positive``, ``given``, ``mean`` or ``copy``.
 
     ``digit`` numbers the fresh digit along which a mean or copy is taken, ``source`` is the block that it
     is taken from, ``key`` which of its coordinates are copied (see ``replicas``). ``pairs`` are (digit,
     sign) of fresh digits whose second half repeats the first, or is its negative (then an odd coordinate
-    in the end is zero).
+    in the end is zero). ``data`` are the entries of a ``given`` block (``rewrite.packed``).
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Fill:
     source: tuple[int, ...] = ()
     pairs: tuple[tuple[int, int], ...] = ()
     key: str = ""
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ class Expansion:
         shape = tuple(len(n[i]) for n, i in zip(numbers, index, strict=True))
         if fill.kind == "zero":
             return np.zeros(shape, target)
+        if fill.kind == "given":
+            return unpack(fill.data, shape).astype(target)
         base = self._base(grids, index)
         if fill.kind in ("mean", "copy"):
             axis, position = self._digits(grids, index)[fill.digit]

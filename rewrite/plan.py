@@ -184,7 +184,7 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
         "name": e.name,
         "axes": [a.term for a in e.axes],
         "fills": [
-            [list(i), f.kind, f.digit, list(f.source), [list(p) for p in f.pairs], f.key]
+            [list(i), f.kind, f.digit, list(f.source), [list(p) for p in f.pairs], f.key, f.data]
             for i, f in e.fills.items()
         ],
         "scales": [[list(i), s] for i, s in e.scales.items()],
@@ -201,8 +201,8 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         data["name"],
         tuple(Lift(_term(t)) for t in data["axes"]),
         {
-            tuple(i): Fill(kind, digit, tuple(source), tuple((k, sign) for k, sign in pairs), key)
-            for i, kind, digit, source, pairs, key in data["fills"]
+            tuple(i): Fill(kind, digit, tuple(source), tuple((k, s) for k, s in pairs), key, given)
+            for i, kind, digit, source, pairs, key, given in data["fills"]
         },
         {tuple(i): float(s) for i, s in data["scales"]},
         data["shift"],

@@ -8,6 +8,8 @@ import pytest
 
 from meristem.rewrite.expansion import Expansion, Fill
 from meristem.rewrite.lift import Lift
+from meristem.rewrite.packed import pack, unpack
+from meristem.rewrite.plan import expansion_data, expansion_from
 
 WIDE = Lift(("atom", 4, 6))
 SAME = Lift(("atom", 3, 3))
@@ -141,3 +143,19 @@ def test_a_recipe_is_plain_data():
 
 def _tuples(term):
     return tuple(_tuples(x) if isinstance(x, list) else x for x in term)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_block_may_be_given(wide: bool) -> None:
+    """Its entries travel in the plan, in the precision that they need."""
+    w = old()
+    values = np.random.default_rng(1).standard_normal((2, 3))
+    if not wide:
+        values = values.astype(np.float32).astype(np.float64)
+    r = recipe(fills={(1, 0): Fill("given", data=pack(values))})
+    back = expansion_from(json.loads(json.dumps(expansion_data(r))))
+    assert back == r
+    assert np.array_equal(back.apply(w)[4:], values)
+    assert pack(values).startswith("f8" if wide else "f4")
+    with pytest.raises(ValueError, match="no type of packed entries"):
+        unpack("what", (2, 3))
