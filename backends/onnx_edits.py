@@ -17,7 +17,6 @@ from meristem.carriers.onnx_carrier import OnnxCarrier, Storage
 from meristem.carriers.onnx_values import dtype_name, dtype_of, read, stored
 from meristem.rewrite.edits import LiteralEdit, WeightEdit
 from meristem.rewrite.errors import OutputError
-from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array
 
 
@@ -172,10 +171,10 @@ class Editor:
         if value.producer() is not None:
             value = self._lifted(value)
         tensor = stored(value)
-        self._store(value, _recipe(tensor, recipe), recipe.shape)
+        self._store(value, _recipe(tensor, edit), recipe.shape)
         for name, transposed in storage.twins:
             shape = recipe.shape[::-1] if transposed else recipe.shape
-            turned: Callable[[], Array] = _recipe(tensor, recipe)
+            turned: Callable[[], Array] = _recipe(tensor, edit)
             self._store(self.value(name), _transposed(turned) if transposed else turned, shape)
 
     def _lifted(self, value: ir.Value) -> ir.Value:
@@ -268,9 +267,9 @@ def named(tensor: Any, name: str) -> ir.LazyTensor:
     )
 
 
-def _recipe(tensor: Any, recipe: Expansion) -> Callable[[], Array]:
+def _recipe(tensor: Any, edit: WeightEdit) -> Callable[[], Array]:
     """The grown tensor, computed when it is written."""
-    return lambda: recipe.apply(read(tensor))
+    return lambda: edit.make(read(tensor))
 
 
 def _transposed(make: Callable[[], Array]) -> Callable[[], Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,8 @@ from torch.utils import _pytree as pytree
 from meristem.backends.torch_edits import GraphEditor
 from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
-from meristem.rewrite.edits import BoundaryEdit, EditScript
+from meristem.rewrite.edits import BoundaryEdit, EditScript, WeightEdit
 from meristem.rewrite.errors import CarrierError
-from meristem.rewrite.expansion import Expansion
-from meristem.rewrite.graph import Weight
 
 
 def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
@@ -67,34 +65,33 @@ def _grown_example(carrier: TorchCarrier, edges: Sequence[BoundaryEdit]) -> Any:
 
 def grown_tensors(carrier: TorchCarrier, script: EditScript) -> dict[str, torch.Tensor]:
     """All stored tensors by name after growth; tied names share one tensor, as before."""
-    recipes = {name: e.expansion for e in script.weights for name in e.weight.names}
-    return lift_tensors(carrier.tensors, recipes, {e.weight.name: e.weight for e in script.weights})
+    edits = {name: e for e in script.weights for name in e.weight.names}
+    return lift_tensors(carrier.tensors, edits)
 
 
 def lift_tensors(
-    tensors: dict[str, torch.Tensor], recipes: dict[str, Expansion], weights: dict[str, Weight]
+    tensors: dict[str, torch.Tensor], edits: Mapping[str, WeightEdit]
 ) -> dict[str, torch.Tensor]:
-    """Apply recipes to tensors; copies of the others. Identity of tied tensors is kept."""
+    """Apply edits by name to tensors; copies of the others. Identity of tied tensors is kept."""
     done: dict[tuple[int, str], torch.Tensor] = {}
     out: dict[str, torch.Tensor] = {}
     for name, old in tensors.items():
-        recipe = recipes.get(name)
+        edit = edits.get(name)
         key = (
             id(old) if old.numel() == 0 else old.data_ptr(),
-            recipe.name if recipe else str(old.shape),
+            edit.expansion.name if edit else str(old.shape),
         )
         if key not in done:
-            done[key] = like(old, grow_tensor(old, recipe) if recipe else old.detach().clone())
+            done[key] = like(old, _grown(old, edit) if edit else old.detach().clone())
         out[name] = done[key]
     return out
 
 
-def grow_tensor(old: torch.Tensor, recipe: Expansion) -> torch.Tensor:
-    """Evaluate a recipe on a stored tensor, in its own dtype."""
+def _grown(old: torch.Tensor, edit: WeightEdit) -> torch.Tensor:
+    """What a recipe makes of a stored tensor, in its own dtype."""
     wide = old.detach().cpu()
     array = wide.float().numpy() if wide.dtype == torch.bfloat16 else wide.numpy()
-    new = recipe.apply(array)
-    return torch.from_numpy(np.ascontiguousarray(new)).to(old.dtype).to(old.device)
+    return torch.from_numpy(np.ascontiguousarray(edit.make(array))).to(old.dtype).to(old.device)
 
 
 def like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ class _Depth:
         self.graph = self.module.graph
         self.nodes = {n.name: n for n in self.graph.nodes}
         self.order = {n: i for i, n in enumerate(self.graph.nodes)}
-        self.tensors = lift_tensors(carrier.tensors, {}, {})
+        self.tensors = lift_tensors(carrier.tensors, {})
         self.dropouts = dict(carrier.dropouts)
         self.gates: set[str] = set()
         self.specs: list[tuple[fx.Node, InputSpec]] = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +69,24 @@ def plan(
     compensate: str = "graph",
     at: Any = "end",
     seed: int = 0,
+    models: Sequence[Model] = (),
 ) -> Plan:
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n", "xf"
     or "%n" (up to the next multiple of n). ``method`` is a name of docs/methods.md, with options after a
-    colon, and one for depth after a plus ("clone:noise=0.1+stack"). Raises SelectorError, SizeError,
-    PinnedDimension, UnsupportedOperator or NotPreserved.
+    colon, and one for depth after a plus ("clone:noise=0.1+stack"). ``models`` are the others that "fuse"
+    sets beside the model. Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or
+    NotPreserved.
     """
+    options = {"boundary": boundary, "compensate": compensate, "at": at, "seed": seed}
     with in_memory(sizes):
-        return prepare(
-            model, sizes, method=method, boundary=boundary, compensate=compensate, at=at, seed=seed
-        ).plan
+        return prepare(model, sizes, method=method, models=models, **options).plan
 
 
-def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:
+def grow(
+    model: Model, sizes_or_plan: Sizes | Plan, *, models: Sequence[Model] = (), **options: Any
+) -> Model:
     """A larger model that computes the same function; arguments as of ``plan``.
 
     A Plan in place of sizes is bound to this model: its names are resolved here, the proof is repeated,
@@ -93,11 +96,12 @@ def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:
         if isinstance(sizes_or_plan, Plan):
             given = sizes_or_plan
             options = {**given.options, **options}
-            prepared = prepare(model, {by_name(n): s for n, s in given.sizes.items()}, **options)
+            sizes = {by_name(n): s for n, s in given.sizes.items()}
+            prepared = prepare(model, sizes, models=models, **options)
             given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
         else:
-            prepared = prepare(model, sizes_or_plan, **options)
-        return Model(_apply(model, prepared), model.side, prepared.plan)
+            prepared = prepare(model, sizes_or_plan, models=models, **options)
+        return Model(_apply(model, prepared), model.side, prepared.plan, tuple(models))
 
 
 def _apply(model: Model, prepared: Prepared) -> Any:

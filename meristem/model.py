@@ -22,14 +22,22 @@ if TYPE_CHECKING:
 class Model:
     """A traced or loaded model. It is never changed; growing gives a new one.
 
-    ``plan`` is what the growth that made it did, or None. From torch every output exists; from ONNX
+    ``plan`` is what the growth that made it did, or None; ``others`` are the models that were fused with
+    its source. From torch every output exists; from ONNX
     ``save`` and ``state_dict`` do.
     """
 
-    def __init__(self, carrier: Any, side: Side, plan: Plan | None = None) -> None:
+    def __init__(
+        self,
+        carrier: Any,
+        side: Side,
+        plan: Plan | None = None,
+        others: tuple[Model, ...] = (),
+    ) -> None:
         self.carrier = carrier
         self.side = side
         self.plan = plan
+        self.others = others
 
     @cached_property
     def graph(self) -> Graph:

@@ -11,6 +11,7 @@ from typing import Any
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError, MeristemError, OutputError, RuntimeUnavailable
+from meristem.rewrite.graph import Array
 from meristem.rewrite.methods import method
 from meristem.rewrite.request import by_name
 from meristem.rewrite.split import sites
@@ -25,6 +26,7 @@ from meristem.verify.numeric import (
     eps_of,
     usable,
 )
+from meristem.verify.programs import Mean, Program
 from meristem.verify.recipes import EPSILON, Recipes, Stored, fits
 from meristem.verify.report import LEVELS, Report, Verdict, not_checked
 
@@ -85,6 +87,7 @@ class _Check:
     def __init__(self, model: Model, grown: Model) -> None:
         self.old: Subject = subject(model)
         self.new: Subject = subject(grown)
+        self.others: list[Subject] = [subject(m) for m in grown.others]
         self.plan = grown.plan
         self.interface = Interface()
         self.script = EditScript()
@@ -158,9 +161,20 @@ class _Check:
         for names in self.old.names():
             for recipe in [self.plan.weights[n] for n in names if n in self.plan.weights][:1]:
                 weights.update(dict.fromkeys(names, recipe))
-        return Recipes(
-            self.old.read, weights, self.plan.clones, self.old.stored_constants(self.script)
-        )
+        return Recipes(self.read, weights, self.plan.clones, self.old.stored_constants(self.script))
+
+    def read(self, name: str) -> Array:
+        """A tensor of the source, or of one of the models beside it (``1:name``); KeyError where there
+        is none."""
+        number, colon, rest = name.partition(":")
+        if colon and number.isdigit() and int(number) <= len(self.others):
+            return self.others[int(number) - 1].read(rest)
+        return self.old.read(name)
+
+    def reference(self) -> Program:
+        """The original in float64; of several models the mean of their outputs."""
+        programs = [s.double() for s in (self.old, *self.others)]
+        return programs[0] if len(programs) == 1 else Mean(programs)
 
     def algebra(self, samples: Samples) -> Verdict:
         """Level 1."""
@@ -171,7 +185,7 @@ class _Check:
             for name, array, dtype in self.new.stored():
                 exact = recipes.wide(name, array.shape)
                 stored.add(name, array, dtype, self.new.oriented(name, exact), recipes.recipe(name))
-            reference = self.old.double()
+            reference = self.reference()
             grown = self.new.double(recipes, self.script)
         except CarrierError as error:
             stored.failures.append(str(error))
@@ -207,7 +221,8 @@ class _Check:
         if self.plan is None:
             return []
         chosen = method(self.plan.method)
-        return self.plan.approximate if chosen.order or chosen.width.tolerant else []
+        preserves = chosen.width.preserves and not chosen.order
+        return [] if preserves else self.plan.approximate
 
     def deployment(self, samples: Samples, runtime: str, providers: Any) -> Verdict:
         """Level 2."""
@@ -224,7 +239,7 @@ class _Check:
             notes = list(samples.notes)
             reference = None
             if self.old.evaluates():
-                reference = self.old.double()
+                reference = self.reference()
             else:
                 notes.append(f"the reference is the original's own run: {self.old.obstacle()}")
             planned = None

@@ -8,7 +8,10 @@ concatenate act on arrays of blocks exactly as they act on tensors.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
+from math import log
 
 import numpy as np
 import numpy.typing as npt
@@ -96,6 +99,11 @@ class Growth:
         t = self.names[atom]
         return self.sizes[t] / t.size
 
+    def spread(self, atom: int) -> float:
+        """By how much the logarithm of a sum's deviation grows with an atom whose new coordinates are like
+        the old and independent of them (``rms``)."""
+        return log(self.ratio(atom)) / 2 if self.strategy(atom) == "rms" else 0.0
+
     def size(self, t: Term) -> int:
         """The size of a term after growth."""
         t = find(t)
@@ -171,3 +179,31 @@ class Growth:
             source = np.where(fresh, -1, joint).ravel()
             block = (block[:, None] * n + b[None, :]).ravel()
         return source, block
+
+
+def source_block(
+    grid: Sequence[tuple[Block, ...]], index: Sequence[int], k: int
+) -> tuple[int, ...]:
+    """The block that differs from ``index`` only in that its k-th fresh digit is old.
+
+    One atom may stand in several pieces of an axis (the halves of a rotation), so digits alone do not
+    tell blocks apart: the m-th block with the digits of ``index`` comes from the m-th with those of the
+    source, for both are in lexicographic order of everything else.
+    """
+    for axis, i in enumerate(index):
+        digits = grid[axis][i].digits
+        fresh = [n for n, d in enumerate(digits) if d.fresh]
+        if k >= len(fresh):
+            k -= len(fresh)
+            continue
+        wanted = [(d.atom, d.fresh and n != fresh[k]) for n, d in enumerate(digits)]
+        marks = [[(d.atom, d.fresh) for d in b.digits] for b in grid[axis]]
+        before = marks[:i].count(marks[i])
+        places = [j for j, mark in enumerate(marks) if mark == wanted]
+        return (*index[:axis], places[before], *index[axis + 1 :])
+    raise AssertionError(f"block {tuple(index)} has fewer fresh digits than {k}")
+
+
+def combinations(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All block indices over some axes."""
+    return product(*(range(n) for n in counts))

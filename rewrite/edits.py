@@ -37,10 +37,15 @@ class LiteralEdit:
 
 @dataclass(frozen=True, slots=True)
 class WeightEdit:
-    """A stored tensor becomes what its recipe gives."""
+    """A stored tensor becomes what its recipe gives; ``donors`` are the further tensors that it reads."""
 
     weight: Weight
     expansion: Expansion
+    donors: tuple[Weight, ...] = ()
+
+    def make(self, old: Array) -> Array:
+        """The new tensor, of the dtype of ``old``."""
+        return self.expansion.apply(old, donors=[w.array() for w in self.donors])
 
 
 @dataclass(frozen=True, slots=True)

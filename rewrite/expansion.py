@@ -9,13 +9,14 @@ among its replicas. Fresh values depend on (seed, weight name, block) alone, nev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import exp
 from typing import Any
 
 import numpy as np
 
+from meristem.rewrite.blend import BLENDS
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import Digits, Lift, generator, replicas
 from meristem.rewrite.packed import unpack
@@ -69,7 +70,8 @@ EVEN = Split()
 class Expansion:
     """The recipe of one weight. ``scales`` are logarithms by old block; ``shift`` is a constant that the
     program adds to the weight, so that weight + shift is what scales; ``split`` is how shared axes are
-    shared. Blocks are numbered over the axes before they are shared."""
+    shared. Blocks are numbered over the axes before they are shared. ``donors`` are names of further
+    tensors of the same shape, ``blend`` says what replicas take from them (``rewrite.blend``)."""
 
     name: str
     axes: tuple[Lift, ...]
@@ -79,6 +81,8 @@ class Expansion:
     seed: int = 0
     progression: int | None = None  # an axis along which a table continues by its own rule
     split: Split = EVEN
+    donors: tuple[str, ...] = ()
+    blend: str = ""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,13 +95,20 @@ class Expansion:
     @property
     def changes(self) -> bool:
         """Does anything differ from the stored tensor?"""
-        return any(a.grows for a in self.axes) or any(self.scales.values())
+        return any(a.grows for a in self.axes) or any(self.scales.values()) or bool(self.donors)
 
-    def apply(self, old: Array, dtype: Any = None) -> Array:
+    def apply(self, old: Array, dtype: Any = None, donors: Sequence[Array] = ()) -> Array:
         """The new tensor, computed in float64 and rounded once to ``dtype`` (default: the stored one).
 
         Rounding happens before means are taken, so that the mean of the stored values is what is stored.
+        ``donors`` are the tensors of that name, in order.
         """
+        if len(donors) != len(self.donors):
+            raise ValueError(f"{self.name}: {len(donors)} donors, recipe for {len(self.donors)}")
+        parts = [self._apply(x, dtype or old.dtype) for x in (old, *donors)]
+        return BLENDS[self.blend](parts, self.axes) if self.blend else parts[0]
+
+    def _apply(self, old: Array, dtype: Any) -> Array:
         target = np.dtype(dtype or old.dtype)
         if not self.changes:
             return np.array(old, target)

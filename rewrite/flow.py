@@ -7,15 +7,14 @@ the obligations and the scale system together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from math import log
 
 import numpy as np
 
 from meristem.rewrite.axes import Term
-from meristem.rewrite.blocks import COPIES, Block, Growth
+from meristem.rewrite.blocks import COPIES, Block, Growth, source_block
 from meristem.rewrite.cell import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO, Cell, Cells
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of, any_of, var
@@ -73,7 +72,7 @@ class Flow:
     op: Op | None = None
 
     def __post_init__(self) -> None:
-        if any(s in COPIES for s in self.growth.strategies.values()):
+        if any(s in (*COPIES, "rms") for s in self.growth.strategies.values()):
             self.shared = shared_axes(self.eq.graph)
 
     def run(self) -> Flow:
@@ -196,6 +195,7 @@ class Flow:
                 cells[index] = self._fresh_weight(w, grid, index, digits)
             else:
                 scale = self.scales.unknown(2 if flat else 1) if scalable else NONE
+                scale = scale + Linear(-self._spread(w, grid, index))
                 scales[index] = scale
                 cells[index] = Cell(scale=scale)
         if scalable:
@@ -232,6 +232,14 @@ class Flow:
         """May the coordinates of an axis get different shares, so that halves along it are not equal?"""
         atoms = {d.atom for b in grid[axis] for d in b.digits if d.grown}
         return any(self.splits(w, axis, a) for a in atoms)
+
+    def _spread(
+        self, w: Weight, grid: Sequence[tuple[Block, ...]], index: tuple[int, ...]
+    ) -> float:
+        """By how much a weight is smaller (in logarithms), as it sums more coordinates of like size."""
+        axes = self.shared.get(w, ())
+        digits = (d for a in axes for d in grid[a][index[a]].digits)
+        return sum(self.growth.spread(d.atom) for d in digits if d.grown)
 
     def splits(self, value: Value, axis: int, atom: int) -> bool:
         """Do replicas of an atom's coordinates share the entries of ``value`` along an axis?"""
@@ -357,34 +365,6 @@ class Flow:
     def require_unscaled(self, scale: Linear | None, why: str) -> None:
         """A nonlinear operator: its operand must keep its scale."""
         self.equal_scales([NONE, scale] if scale is not None else [], why)
-
-
-def source_block(
-    grid: Sequence[tuple[Block, ...]], index: Sequence[int], k: int
-) -> tuple[int, ...]:
-    """The block that differs from ``index`` only in that its k-th fresh digit is old.
-
-    One atom may stand in several pieces of an axis (the halves of a rotation), so digits alone do not
-    tell blocks apart: the m-th block with the digits of ``index`` comes from the m-th with those of the
-    source, for both are in lexicographic order of everything else.
-    """
-    for axis, i in enumerate(index):
-        digits = grid[axis][i].digits
-        fresh = [n for n, d in enumerate(digits) if d.fresh]
-        if k >= len(fresh):
-            k -= len(fresh)
-            continue
-        wanted = [(d.atom, d.fresh and n != fresh[k]) for n, d in enumerate(digits)]
-        marks = [[(d.atom, d.fresh) for d in b.digits] for b in grid[axis]]
-        before = marks[:i].count(marks[i])
-        places = [j for j, mark in enumerate(marks) if mark == wanted]
-        return (*index[:axis], places[before], *index[axis + 1 :])
-    raise AssertionError(f"block {tuple(index)} has fewer fresh digits than {k}")
-
-
-def combinations(counts: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All block indices over some axes."""
-    return product(*(range(n) for n in counts))
 
 
 def continues(w: Weight) -> bool:

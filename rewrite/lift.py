@@ -3,6 +3,7 @@
 A lift is a nested term: ``["atom", n, new]``, ``["prod", ...]``, ``["cat", ...]``. A leaf
 ``["share", n, new, key]`` is an atom whose new coordinates share what the old ones hold: what sums over the
 axis reads replicas there, so that a coordinate and its replicas must hold together what it held alone.
+``["copy", n, new, key]`` is an atom whose new coordinates are replicas too, and hold all that theirs do.
 """
 
 from __future__ import annotations
@@ -56,6 +57,10 @@ class Lift:
         """Source index (-1 where fresh) and block number of every new coordinate."""
         return _coordinates(self.term)
 
+    def replica(self) -> Array:
+        """For every new coordinate which replica it is: 0 the old one, 1 its first copy."""
+        return _replica(self.term)
+
     def shared(self) -> Array:
         """For every new coordinate the one of ``core`` of which it holds a share."""
         return _shared(self.term)
@@ -78,7 +83,7 @@ def generator(key: str) -> np.random.Generator:
 
 
 def _leaf(term: Any) -> bool:
-    return term[0] in ("atom", "share")
+    return term[0] in ("atom", "share", "copy")
 
 
 def _size(term: Any, which: int) -> int:
@@ -118,12 +123,32 @@ def _coordinates(term: Any) -> tuple[Array, Array]:
 
 
 def _shared(term: Any) -> Array:
-    if term[0] == "atom":
-        return np.arange(term[2])
     if term[0] == "share":
         _, old, new, key = term
         return np.concatenate([np.arange(old), replicas(old, new - old, key)])
+    if _leaf(term):
+        return np.arange(term[2])
     return _joined(term, [_shared(p) for p in term[1:]], [_size(_core(p), 2) for p in term[1:]])
+
+
+def _replica(term: Any) -> Array:
+    if term[0] in ("share", "copy"):
+        _, old, new, key = term
+        seen = np.zeros(old, np.int64)
+        out: Array = np.zeros(new, np.int64)
+        for i, source in enumerate(replicas(old, new - old, key)):
+            seen[source] += 1
+            out[old + i] = seen[source]
+        return out
+    if term[0] == "atom":
+        return np.zeros(term[2], np.int64)
+    parts = [_replica(p) for p in term[1:]]
+    if term[0] == "cat":
+        return np.concatenate(parts)
+    out = np.zeros(1, np.int64)
+    for p in parts:
+        out = np.maximum(out[:, None], p[None, :]).ravel()
+    return out
 
 
 def _joined(term: Any, parts: list[Array], sizes: list[int]) -> Array:
@@ -142,3 +167,8 @@ def _joined(term: Any, parts: list[Array], sizes: list[int]) -> Array:
 def mapped(term: Any, leaf: Callable[[Any], Any]) -> Any:
     """The same nesting with other leaves."""
     return leaf(term) if _leaf(term) else (term[0], *(mapped(p, leaf) for p in term[1:]))
+
+
+def leaves(term: Any) -> list[Any]:
+    """The leaves of a term, in order."""
+    return [term] if _leaf(term) else [t for p in term[1:] for t in leaves(p)]

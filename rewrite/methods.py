@@ -17,7 +17,8 @@ from meristem.rewrite.orders import ORDERS
 @dataclass(frozen=True)
 class Method:
     """``graph`` and ``weights`` are the strategies in order, by what may compensate; ``split`` is how
-    what sums copies is shared among them. ``tolerant`` methods do not preserve the function."""
+    what sums copies is shared among them. ``tolerant`` methods accept what preserves the function nearly.
+    ``donors`` are further tensors that recipes read: of the ``next`` block, or of other ``models``."""
 
     name: str
     summary: str
@@ -25,6 +26,12 @@ class Method:
     weights: tuple[str, ...]
     split: Split = EVEN
     tolerant: bool = False
+    donors: str = ""
+
+    @property
+    def preserves(self) -> bool:
+        """Is the function kept, whatever the plan?"""
+        return not (self.tolerant or self.donors)
 
     def order(self, compensate: str) -> tuple[str, ...]:
         """The strategies under a way to compensate."""
@@ -82,6 +89,30 @@ METHODS: dict[str, Method] = {
                 "as net2wider in even shares, through norms too, which changes the function",
             ),
             tolerant=True,
+        ),
+        replace(
+            _first(
+                ("replicas",),
+                "aki",
+                "as fpi, but the new units of a block are those of the next block",
+            ),
+            tolerant=True,
+            donors="next",
+        ),
+        replace(
+            _first(
+                ("rms",),
+                "rms",
+                "new units are drawn like the old, and what sums them is scaled by sqrt(n / n')",
+            ),
+            tolerant=True,
+        ),
+        Method(
+            "fuse",
+            "whole multiples: several models side by side, what sums them all is their mean",
+            ("copy",),
+            ("copy",),
+            donors="models",
         ),
         _first(
             ("pair",),

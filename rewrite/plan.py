@@ -192,6 +192,8 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
         "seed": e.seed,
         "progression": e.progression,
         "split": [e.split.unequal, e.split.noise],
+        "donors": list(e.donors),
+        "blend": e.blend,
     }
 
 
@@ -209,6 +211,8 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         data["seed"],
         data["progression"],
         Split(*map(float, data["split"])),
+        tuple(map(str, data["donors"])),
+        str(data["blend"]),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from meristem.rewrite.axes import Term, find
-from meristem.rewrite.blocks import Growth
+from meristem.rewrite.blocks import Growth, source_block
 from meristem.rewrite.cell import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO
 from meristem.rewrite.edits import (
     BoundaryEdit,
@@ -21,7 +21,7 @@ from meristem.rewrite.edits import (
 )
 from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.expansion import EVEN, Expansion, Fill, Split
-from meristem.rewrite.flow import Flow, source_block
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.graph import Graph, Literal, Weight
 from meristem.rewrite.lift import Lift
 from meristem.rewrite.planner import Solution
@@ -104,8 +104,8 @@ def lift(term: Term, growth: Growth, *, shared: bool = False) -> Lift:
         if t.kind != "atom":
             return (t.kind, *(nested(p) for p in t.parts))
         new = growth.sizes.get(t, t.size)
-        if shared and t in growth.sizes and growth.copies(id(t)):
-            return ("share", t.size, new, growth.key(t))
+        if t in growth.sizes and growth.copies(id(t)):
+            return ("share" if shared else "copy", t.size, new, growth.key(t))
         return ("atom", t.size, new)
 
     return Lift(nested(term))

@@ -105,17 +105,16 @@ def fold(script: EditScript, weights: Mapping[Weight, tuple[int, float]]) -> Non
     """Add the factors to the recipes of a script."""
     known = {e.weight: i for i, e in enumerate(script.weights)}
     for w, (k, constant) in weights.items():
-        if w in known:
-            recipe = script.weights[known[w]].expansion
-        else:
-            recipe = Expansion(w.name, tuple(Lift(("atom", n, n)) for n in w.shape))
+        same = Expansion(w.name, tuple(Lift(("atom", n, n)) for n in w.shape))
+        edit = script.weights[known[w]] if w in known else WeightEdit(w, same)
+        recipe = edit.expansion
         grids = [a.core.blocks() for a in recipe.axes]
         scales = {
             at: recipe.scales.get(at, 0.0) - log(k)
             for at in np.ndindex(*map(len, grids))
             if not any(fresh for g, i in zip(grids, at, strict=True) for _, fresh in g[i])
         }
-        edit = WeightEdit(w, replace(recipe, scales=scales, shift=-constant))
+        edit = replace(edit, expansion=replace(recipe, scales=scales, shift=-constant))
         if w in known:
             script.weights[known[w]] = edit
         else:

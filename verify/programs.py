@@ -27,6 +27,18 @@ class Program(Protocol):
     def __call__(self, sample: Sample) -> list[Array]: ...
 
 
+class Mean:
+    """The mean of several programs' outputs; those of integers and booleans are the first one's."""
+
+    def __init__(self, programs: Sequence[Program]) -> None:
+        self.programs = list(programs)
+        self.outputs = self.programs[0].outputs
+
+    def __call__(self, sample: Sample) -> list[Array]:
+        results = zip(*(p(sample) for p in self.programs), strict=True)
+        return [np.mean(ys, axis=0) if ys[0].dtype.kind == "f" else ys[0] for ys in results]
+
+
 def to_numpy(t: torch.Tensor) -> Array:
     """A tensor's numbers; bfloat16 widens to float32, which holds it exactly."""
     t = t.detach().cpu()

@@ -58,10 +58,14 @@ class Recipes:
                 f"{name} is in the grown model, but neither in the source nor in the plan",
                 name=name,
             ) from None
-        if old.dtype.kind == "f":
-            old = old.astype(np.float64)
         recipe = self.weights.get(name)
-        return old if recipe is None else recipe.apply(old)
+        if recipe is None:
+            return _wide(old)
+        return recipe.apply(_wide(old), donors=[_wide(self.source(d)) for d in recipe.donors])
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 
 def _number(how: str) -> float:
@@ -130,6 +134,7 @@ def _averages(recipe: Expansion) -> bool:
         recipe.progression is not None
         or any(f.kind == "mean" for f in fills)
         or any(a.shares for a in recipe.axes)
+        or bool(recipe.donors)
     )
 
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term
+from meristem.rewrite.blocks import combinations
 from meristem.rewrite.cell import Cell
-from meristem.rewrite.flow import Flow, combinations
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, Formula, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
@@ -150,6 +151,8 @@ class Mixing:
                     "sums over copies that are not equally many, and no weight can share them",
                     loose,
                 )
+        elif any(growth.strategy(a) == "rms" for a in atoms):
+            self.flow.nearly("sums new coordinates, which are not zero", atoms)
         else:
             self.flow.products.append((self.op, x, y, frozenset(atoms)))
             self.flow.oblige(
@@ -207,6 +210,8 @@ class Mixing:
             for d in self.blocks[k][i].digits:
                 if d.grown and self.flow.growth.copies(d.atom) and not self._split(k):
                     total += float(np.log(self.flow.growth.ratio(d.atom)))
+                elif d.grown:
+                    total += self.flow.growth.spread(d.atom)
         return x.scale + y.scale + Linear(total)
 
     def _twin(

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meristem.rewrite.blocks import COPIES, Block
+from meristem.rewrite.blocks import COPIES, Block, combinations
 from meristem.rewrite.cell import Cell
-from meristem.rewrite.flow import Flow, combinations
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
@@ -137,6 +137,8 @@ class _NormFlow:
         if not fresh:
             return Cell(scale=self._old_row(index))
         x: Cell = self.cells[index]
+        if self.strategies == {"rms"}:
+            return self.flow.unknown(fresh)
         if self.strategies == {"mean"}:
             return Cell(TRUE, (FALSE,) * len(fresh), None)
         if self.strategies == {"copy"}:
@@ -196,6 +198,8 @@ class _NormFlow:
                 scales.append(cell.scale)
             elif self.statistics:
                 continue
+            elif self.strategies == {"rms"}:
+                flow.nearly("normalises new coordinates together with the old", new)
             elif self.strategies == {"copy"}:
                 flow.oblige(all_of(cell.twins), "normalises copies, which must be equal", new)
             elif self.strategies == {"mean"}:
@@ -209,7 +213,7 @@ class _NormFlow:
         x = flow.equal_scales(scales, "normalises blocks") or NONE
         rows = [index_blocks for _, index_blocks in self._row(index)]
         grows = any(d.fresh for blocks in rows for b in blocks for d in b.digits)
-        kept = self.statistics or "copy" in self.strategies
+        kept = self.statistics or bool({"copy", "rms"} & self.strategies)
         gain = self._log_ratio() if grows and not kept else 0.0
         self._scale_eps(x * 2.0 + Linear(-gain))
         return Linear(gain / 2)

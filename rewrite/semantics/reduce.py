@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term
+from meristem.rewrite.blocks import combinations
 from meristem.rewrite.cell import Cell
-from meristem.rewrite.flow import Flow, combinations
+from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from meristem.backends.program import lift_tensors
 from meristem.carriers.torch_double import double_module, double_tensors
+from meristem.rewrite.edits import WeightEdit
 
 EPS32 = 2.0**-23
 
@@ -23,13 +24,15 @@ def leaves(*tree: Any) -> list[torch.Tensor]:
 def recipes_in_double(model: Any, grown: Any) -> dict[str, torch.Tensor]:
     """The grown model's tensors: recipes evaluated in float64 from the source's stored weights."""
     plan = grown.plan
-    recipes = {
-        name: plan.weights[w.name]
+    stored = {n: w for w in model.graph.weights for n in w.names}
+    edits = {
+        name: WeightEdit(w, recipe, tuple(stored[d] for d in recipe.donors))
         for w in model.graph.weights
-        if w.name in plan.weights
+        for recipe in [plan.weights.get(w.name)]
+        if recipe is not None
         for name in w.names
     }
-    wide = lift_tensors(double_tensors(model.carrier.tensors), recipes, {})
+    wide = lift_tensors(double_tensors(model.carrier.tensors), edits)
     out = dict(grown.carrier.tensors)
     for name, stored in out.items():
         source, how = plan.clones.get(name, (name, "copy"))

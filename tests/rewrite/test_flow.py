@@ -5,9 +5,9 @@ from math import exp, log, sqrt
 import numpy as np
 import pytest
 
+from meristem.rewrite.blocks import source_block
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved
-from meristem.rewrite.flow import source_block
 from meristem.rewrite.planner import solve
 from meristem.rewrite.script import edit_script
 from tests.rules.growing import free_atoms

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from meristem.rewrite.axes import Term, atoms_of
+from meristem.rewrite.blocks import source_block
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.expansion import Split
-from meristem.rewrite.flow import source_block
 from meristem.rewrite.graph import Array, Graph, Value
 from meristem.rewrite.lift import Lift, replicas
 from meristem.rewrite.planner import Solution, solve

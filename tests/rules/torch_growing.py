@@ -77,8 +77,8 @@ def grow(t: Traced, sizes: Mapping[Term, int], **options: Any) -> TorchCarrier:
         grown = apply_script(t.carrier, script)
     except CarrierError as why:
         raise Wrong(f"the grown program does not fit together: {why}") from why
-    recipes = {name: e.expansion for e in script.weights for name in e.weight.names}
-    tensors = lift_tensors(double_tensors(t.carrier.tensors), recipes, {})
+    edits = {name: e for e in script.weights for name in e.weight.names}
+    tensors = lift_tensors(double_tensors(t.carrier.tensors), edits)
     after = _outputs(double_module(grown, tensors), t.inputs)
     for (name, _), new, old in zip(t.graph.outputs, after, t.before, strict=True):
         compare(new.numpy(), old.numpy(), f"output {name}")

@@ -1,0 +1,125 @@
+"""Which further tensors a recipe reads: those of the next block, or those of other models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from meristem.rewrite.edits import EditScript, WeightEdit
+from meristem.rewrite.errors import NotPreserved, SizeError
+from meristem.rewrite.expansion import Expansion
+from meristem.rewrite.graph import Graph, Weight
+from meristem.rewrite.lift import Lift, leaves
+from meristem.rewrite.stacks import Stack
+
+
+def from_next_blocks(script: EditScript, stacks: Iterable[Stack]) -> list[str]:
+    """New units of a block are those of the next block of its kind; what that changes, in words.
+
+    Advanced knowledge initialisation (bert2BERT, arXiv:2110.07143 section 3.4): U_l = [U_l; U_(l+1) of g],
+    both with their columns divided among replicas. The last blocks keep copies of their own.
+
+    Raises NotPreserved where no stack has a next block with copies in it.
+    """
+    at = {e.weight: i for i, e in enumerate(script.weights)}
+    said = []
+    for stack in stacks:
+        taken = 0
+        for block, following in zip(stack.blocks, stack.blocks[stack.period :], strict=False):
+            if block.exact != following.exact:
+                continue
+            for w, donor in zip(block.named, following.named, strict=True):
+                if w in at and w is not donor and _repeats(script.weights[at[w]].expansion):
+                    edit = script.weights[at[w]]
+                    recipe = replace(edit.expansion, donors=(donor.name,), blend="advanced")
+                    script.weights[at[w]] = WeightEdit(w, recipe, (donor,))
+                    taken += 1
+        if taken:
+            said.append(f"{stack.name} takes new units of {taken} weights from the next block")
+    if not said:
+        raise NotPreserved(
+            "no new unit has a counterpart in a next block: the request copies nothing inside of repeated "
+            'blocks; use method="fpi", which copies within each layer, or "net2wider", which is exact',
+        )
+    return said
+
+
+def _repeats(recipe: Expansion) -> bool:
+    """Does an axis hold whole copies of coordinates?"""
+    return any(not a.shares and any(t[0] == "copy" for t in leaves(a.term)) for a in recipe.axes)
+
+
+def from_models(script: EditScript, graph: Graph, others: Sequence[Graph]) -> list[str]:
+    """Replicas of the r-th round are those of the r-th other model; what that changes, in words.
+
+    Deep Fusion (arXiv:2306.11903): the models side by side, their results averaged where the copies end.
+    Without other models every replica is one of the model itself, which is exact (self-fusion).
+
+    Raises SizeError where an axis does not become as many times as long as there are models, and
+    NotPreserved where the others are not of one shape with the model.
+    """
+    edits = {e.weight: e for e in script.weights}
+    tables = [{w.name: w for w in g.weights} for g in others]
+    differs = False
+    for w in graph.weights:
+        edit = edits.get(w) or WeightEdit(w, _unchanged(w))
+        _refuse_other_sizes(edit.expansion, len(others) + 1 if others else 0)
+        if not w.is_float or not others:
+            continue
+        donors = tuple(_twin(w, t, i) for i, t in enumerate(tables))
+        same = all(np.array_equal(w.array(), d.array()) for d in donors)
+        if same and w not in edits:
+            continue
+        differs |= not same
+        names = tuple(f"{i + 1}:{d.name}" for i, d in enumerate(donors))
+        recipe = replace(edit.expansion, donors=names, blend="fused")
+        edits[w] = WeightEdit(w, recipe, donors)
+    if not others:
+        edits = {w: WeightEdit(w, replace(e.expansion, blend="fused")) for w, e in edits.items()}
+    script.weights = [edits[w] for w in graph.weights if w in edits]
+    if not differs:
+        return []
+    return [
+        f"{len(others) + 1} models side by side compute the mean of their results but for norms"
+    ]
+
+
+def _unchanged(w: Weight) -> Expansion:
+    return Expansion(w.name, tuple(Lift(("atom", n, n)) for n in w.shape))
+
+
+def _twin(w: Weight, table: dict[str, Weight], i: int) -> Weight:
+    other = table.get(w.name)
+    if other is None or other.shape != w.shape:
+        have = "does not have it" if other is None else f"has {other.shape}"
+        raise NotPreserved(
+            f"fuse sets models of one shape side by side, and model {i + 1} of models= is of another: "
+            f"{w.name} is {w.shape}, the other {have}; grow the smaller one first "
+            '(method="preserve"), or give models of one class and one configuration',
+            weight=w.name,
+            shape=w.shape,
+            other=None if other is None else other.shape,
+        )
+    return other
+
+
+def _refuse_other_sizes(recipe: Expansion, count: int) -> None:
+    """Copies of models are whole: one grown part in an axis, as many times as long."""
+    for a in recipe.axes:
+        grown = [t for t in leaves(a.term) if t[1] != t[2]]
+        for t in grown:
+            times = t[2] // t[1]
+            if a.size != times * a.old_size or (count and times != count):
+                raise SizeError(
+                    f"{recipe.name} would go from {a.old_size} to {a.size} along an axis, but fuse sets "
+                    f"{count or 'whole'} models side by side; ask for x{count or 2} of every dimension, of "
+                    "heads or of their size but not of both",
+                    weight=recipe.name,
+                    size=a.old_size,
+                    target=a.size,
+                )
+
+
+__all__ = ["from_models", "from_next_blocks"]
