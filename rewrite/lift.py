@@ -82,12 +82,13 @@ def generator(key: str) -> np.random.Generator:
     return np.random.default_rng(np.frombuffer(digest, np.uint64))
 
 
-def _leaf(term: Any) -> bool:
+def is_leaf(term: Any) -> bool:
+    """Is this one factor, with an old and a new size?"""
     return term[0] in ("atom", "share", "copy")
 
 
 def _size(term: Any, which: int) -> int:
-    if _leaf(term):
+    if is_leaf(term):
         return int(term[which])
     sizes = [_size(p, which) for p in term[1:]]
     return int(np.prod(sizes)) if term[0] == "prod" else sum(sizes)
@@ -98,7 +99,7 @@ def _core(term: Any) -> Any:
 
 
 def _blocks(term: Any) -> list[Digits]:
-    if _leaf(term):
+    if is_leaf(term):
         old: Digits = ((term[1], False),)
         return [old] if term[1] == term[2] else [old, ((term[2] - term[1], True),)]
     if term[0] == "cat":
@@ -110,7 +111,7 @@ def _blocks(term: Any) -> list[Digits]:
 
 
 def _coordinates(term: Any) -> tuple[Array, Array]:
-    if _leaf(term):
+    if is_leaf(term):
         old, new = term[1], term[2]
         return (
             np.concatenate([np.arange(old), np.full(new - old, -1)]).astype(np.int64),
@@ -126,7 +127,7 @@ def _shared(term: Any) -> Array:
     if term[0] == "share":
         _, old, new, key = term
         return np.concatenate([np.arange(old), replicas(old, new - old, key)])
-    if _leaf(term):
+    if is_leaf(term):
         return np.arange(term[2])
     return _joined(term, [_shared(p) for p in term[1:]], [_size(_core(p), 2) for p in term[1:]])
 
@@ -166,9 +167,9 @@ def _joined(term: Any, parts: list[Array], sizes: list[int]) -> Array:
 
 def mapped(term: Any, leaf: Callable[[Any], Any]) -> Any:
     """The same nesting with other leaves."""
-    return leaf(term) if _leaf(term) else (term[0], *(mapped(p, leaf) for p in term[1:]))
+    return leaf(term) if is_leaf(term) else (term[0], *(mapped(p, leaf) for p in term[1:]))
 
 
 def leaves(term: Any) -> list[Any]:
     """The leaves of a term, in order."""
-    return [term] if _leaf(term) else [t for p in term[1:] for t in leaves(p)]
+    return [term] if is_leaf(term) else [t for p in term[1:] for t in leaves(p)]

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from meristem.rewrite.edits import EditScript, LiteralEdit
-from meristem.rewrite.graph import Graph, Literal, Op
+from meristem.rewrite.flow import Flow
+from meristem.rewrite.graph import Graph, Literal, Op, Weight
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.planner import Solution
 
@@ -27,14 +28,39 @@ def describe(plan: Plan, solution: Solution, script: EditScript) -> None:
 
 
 def _locked(solution: Solution, script: EditScript) -> Iterator[str]:
-    """Weights with copies that stay equal under training: nothing reads them by unequal shares."""
+    """Weights with copies that stay equal under training: nothing reads them by unequal shares.
+
+    New coordinates that another tensor fills are no copies.
+    """
     flow, growth = solution.flow, solution.growth
     uneven = any(not e.expansion.split.even for e in script.weights)
-    parted = flow.parted if uneven else frozenset()
+    parted = set(flow.parted) if uneven else set()
+    copied = {
+        e.weight: {
+            d.atom
+            for blocks in flow.grid(e.weight)
+            for b in blocks
+            for d in b.digits
+            if d.fresh and growth.copies(d.atom)
+        }
+        for e in script.weights
+    }
     for e in script.weights:
-        digits = {d for blocks in flow.grid(e.weight) for b in blocks for d in b.digits if d.fresh}
-        if any(growth.copies(d.atom) and d.atom not in parted for d in digits):
-            yield e.weight.name
+        if e.donors:
+            own = {a for a in copied[e.weight] if not _only_shared(flow, e.weight, a)}
+            parted |= own
+    for w, atoms in copied.items():
+        if atoms - parted:
+            yield w.name
+
+
+def _only_shared(flow: Flow, w: Weight, atom: int) -> bool:
+    """Do all axes of a weight that hold an atom share their entries among its copies?"""
+    return all(
+        flow.splits(w, axis, atom)
+        for axis, blocks in enumerate(flow.grid(w))
+        if any(d.atom == atom for b in blocks for d in b.digits)
+    )
 
 
 def _constants(script: EditScript, graph: Graph) -> list[str]:

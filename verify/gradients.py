@@ -23,6 +23,7 @@ from meristem.carriers.torch_carrier import storage_key
 from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.expansion import Expansion, Fill, Split
 from meristem.rewrite.graph import Array
+from meristem.rewrite.lift import is_leaf
 from meristem.verify.inputs import Sample
 from meristem.verify.numeric import Interface, worst
 from meristem.verify.programs import TorchDouble, TorchModule, to_numpy
@@ -220,7 +221,10 @@ def _adjoint(
 
 
 def linear(recipe: Expansion) -> Expansion:
-    """The derivative of a recipe: what it draws is constant, so are shifts and noise."""
+    """The derivative of a recipe: what it draws is constant, so are shifts and noise.
+
+    Models beside it that preserve its function are the model itself.
+    """
     fills = {
         at: fill if fill.kind in ("mean", "copy") else Fill("zero")
         for at, fill in recipe.fills.items()
@@ -230,7 +234,7 @@ def linear(recipe: Expansion) -> Expansion:
     for at in np.ndindex(*(len(b) for b in blocks)):
         if any(fresh for b, i in zip(blocks, at, strict=True) for _, fresh in b[i]):
             fills.setdefault(at, Fill("zero"))
-    return replace(recipe, fills=fills, shift=0.0, progression=None, split=split)
+    return replace(recipe, fills=fills, shift=0.0, progression=None, split=split, donors=())
 
 
 # -- new weights -------------------------------------------------------------------------------------
@@ -297,7 +301,7 @@ def _dead(
 def _bases(term: Any) -> list[int]:
     """For every block of a lift's term the one that it is when nothing is new: q of a new head is
     matched with q of the old heads."""
-    if term[0] in ("atom", "share"):
+    if is_leaf(term):
         return [0] if term[1] == term[2] else [0, 0]
     parts = [_bases(p) for p in term[1:]]
     if term[0] == "cat":
