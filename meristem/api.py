@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.request import by_name
 from meristem.sides import OnnxSide, TorchSide
+from meristem.supplied import Supplied
 
 Sizes = Mapping[str, int | str]
+Loss = Callable[[Any], Any]
 
 
 def trace(
@@ -70,22 +72,30 @@ def plan(
     at: Any = "end",
     seed: int = 0,
     models: Sequence[Model] = (),
+    loss: Loss | None = None,
 ) -> Plan:
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n", "xf"
     or "%n" (up to the next multiple of n). ``method`` is a name of docs/methods.md, with options after a
     colon, and one for depth after a plus ("clone:noise=0.1+stack"). ``models`` are the others that "fuse"
-    sets beside the model. Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or
-    NotPreserved.
+    sets beside the model; ``loss`` is what "learned" lowers: a function of a module that returns one
+    number, called once in each step. Raises SelectorError, SizeError, PinnedDimension,
+    UnsupportedOperator or NotPreserved.
     """
     options = {"boundary": boundary, "compensate": compensate, "at": at, "seed": seed}
     with in_memory(sizes):
-        return prepare(model, sizes, method=method, models=models, **options).plan
+        supplied = Supplied(models, loss)
+        return prepare(model, sizes, method=method, supplied=supplied, **options).plan
 
 
 def grow(
-    model: Model, sizes_or_plan: Sizes | Plan, *, models: Sequence[Model] = (), **options: Any
+    model: Model,
+    sizes_or_plan: Sizes | Plan,
+    *,
+    models: Sequence[Model] = (),
+    loss: Loss | None = None,
+    **options: Any,
 ) -> Model:
     """A larger model that computes the same function; arguments as of ``plan``.
 
@@ -97,10 +107,11 @@ def grow(
             given = sizes_or_plan
             options = {**given.options, **options}
             sizes = {by_name(n): s for n, s in given.sizes.items()}
-            prepared = prepare(model, sizes, models=models, **options)
+            supplied = Supplied(models, loss, given.maps)
+            prepared = prepare(model, sizes, supplied=supplied, **options)
             given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
         else:
-            prepared = prepare(model, sizes_or_plan, models=models, **options)
+            prepared = prepare(model, sizes_or_plan, supplied=Supplied(models, loss), **options)
         return Model(_apply(model, prepared), model.side, prepared.plan, tuple(models))
 
 

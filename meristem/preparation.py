@@ -13,7 +13,6 @@ from meristem.passes import LAYERS, WIDTH_PASSES
 from meristem.rewrite.axes import Term, atoms_of
 from meristem.rewrite.blocks import Growth
 from meristem.rewrite.dimensions import Dimension
-from meristem.rewrite.donors import from_models, from_next_blocks
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import (
     MeristemError,
@@ -22,7 +21,7 @@ from meristem.rewrite.errors import (
     SizeError,
     UnsupportedOperator,
 )
-from meristem.rewrite.methods import Method, method
+from meristem.rewrite.methods import method
 from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.planner import Solution, solve
@@ -31,6 +30,7 @@ from meristem.rewrite.request import Wish, resolve
 from meristem.rewrite.script import edit_script
 from meristem.rewrite.split import fold, folded
 from meristem.rewrite.stacks import Stack
+from meristem.supplied import NOTHING, Supplied, complete
 
 BOUNDARIES = ("pin", "crop", "grow")
 COMPENSATIONS = ("graph", "weights")
@@ -90,11 +90,16 @@ class Prepared:
 
 
 def prepare(
-    model: Model, sizes: Mapping[str, int | str], *, models: Sequence[Model] = (), **options: Any
+    model: Model,
+    sizes: Mapping[str, int | str],
+    *,
+    supplied: Supplied = NOTHING,
+    **options: Any,
 ) -> Prepared:
     """Resolve, solve and script a request; raises what ``meristem.plan`` documents."""
     plan = Plan({}, **options)
-    _check_options(plan, models)
+    _check_options(plan)
+    supplied.check(method(plan.method))
     try:
         wishes = resolve(model.dimensions, sizes, boundary=plan.boundary)
     except PinnedDimension as error:
@@ -122,7 +127,7 @@ def prepare(
             tolerant=chosen.tolerant,
         )
         script = edit_script(solution, seed=plan.seed, split=chosen.split)
-        plan.approximate += _donate(model, script, chosen, models)
+        complete(model, plan, script, chosen, supplied)
         _report(plan, solution, script, width, reached, model.dimensions)
     deeper = {n: s for n, s in layers.items() if s != model[n].size}
     if method(plan.method).split and deeper:
@@ -140,15 +145,6 @@ def prepare(
         plan.approximate += prepared.depth.approximate
         plan.notes += [str(r) for r in prepared.depth.reports]
     return prepared
-
-
-def _donate(model: Model, script: EditScript, chosen: Method, models: Sequence[Model]) -> list[str]:
-    """Further tensors that recipes read; what that changes, in words."""
-    if chosen.donors == "next":
-        return from_next_blocks(script, model.stacks.values())
-    if chosen.donors == "models":
-        return from_models(script, model.graph, [m.graph for m in models])
-    return []
 
 
 def _split(plan: Plan, script: EditScript, targets: Mapping[Stack, int]) -> None:
@@ -175,9 +171,7 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
         )
 
 
-def _check_options(plan: Plan, models: Sequence[Model]) -> None:
-    if models and method(plan.method).width.donors != "models":
-        raise MeristemError(f'models= are for method="fuse", not for method={plan.method!r}')
+def _check_options(plan: Plan) -> None:
     if method(plan.method).order and plan.at != "end":
         raise SizeError(
             f"at={plan.at!r} places blocks that are the identity; the order of stack says where copies go",

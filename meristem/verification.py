@@ -15,6 +15,7 @@ from meristem.rewrite.graph import Array
 from meristem.rewrite.methods import method
 from meristem.rewrite.request import by_name
 from meristem.rewrite.split import sites
+from meristem.supplied import Supplied
 from meristem.verification_sides import Subject, subject
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
 from meristem.verify.numeric import (
@@ -109,7 +110,8 @@ class _Check:
         from meristem.preparation import prepare
 
         try:
-            script = prepare(model, width, **plan.options).script
+            supplied = Supplied([s.model for s in self.others], maps=plan.maps)
+            script = prepare(model, width, supplied=supplied, **plan.options).script
         except MeristemError as error:
             return f"the plan does not start from this model: {error}"
         if script is not None:

@@ -1,8 +1,8 @@
 """Recipes that read several tensors: replicas of a coordinate come from other tensors of the same shape.
 
-bert2BERT takes new units from the next block (AKI, arXiv:2110.07143); Deep Fusion (arXiv:2306.11903) sets
-several models side by side. Both are the ordinary recipe of copies, carried out on every tensor, of which
-each entry of the result is then taken from one.
+Advanced knowledge initialisation takes new units from the next block (arXiv:2110.07143); Deep Fusion
+(arXiv:2306.11903) sets several models side by side. Both are the ordinary recipe of copies, carried out on
+every tensor, of which each entry of the result is then taken from one.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from meristem.rewrite.stacks import Stack
 def from_next_blocks(script: EditScript, stacks: Iterable[Stack]) -> list[str]:
     """New units of a block are those of the next block of its kind; what that changes, in words.
 
-    Advanced knowledge initialisation (bert2BERT, arXiv:2110.07143 section 3.4): U_l = [U_l; U_(l+1) of g],
+    Advanced knowledge initialisation (arXiv:2110.07143 section 3.4): U_l = [U_l; U_(l+1) of g],
     both with their columns divided among replicas. The last blocks keep copies of their own.
 
     Raises NotPreserved where no stack has a next block with copies in it.

@@ -71,7 +71,8 @@ class Expansion:
     """The recipe of one weight. ``scales`` are logarithms by old block; ``shift`` is a constant that the
     program adds to the weight, so that weight + shift is what scales; ``split`` is how shared axes are
     shared. Blocks are numbered over the axes before they are shared. ``donors`` are names of further
-    tensors of the same shape, ``blend`` says what replicas take from them (``rewrite.blend``)."""
+    tensors of the same shape, ``blend`` says what replicas take from them (``rewrite.blend``). ``maps`` are
+    the matrices C [new - old, old] of mapped axes by name (``rewrite.maps``)."""
 
     name: str
     axes: tuple[Lift, ...]
@@ -83,6 +84,7 @@ class Expansion:
     split: Split = EVEN
     donors: tuple[str, ...] = ()
     blend: str = ""
+    maps: dict[str, str] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,14 +116,17 @@ class Expansion:
             return np.array(old, target)
         if tuple(old.shape) != self.old_shape:
             raise ValueError(f"{self.name}: stored shape {old.shape}, recipe for {self.old_shape}")
-        out = self._blocks(old, target)
+        out = self.core(old, target)
         for axis, lift in enumerate(self.axes):
             if lift.shares:
                 out = self._share(out, axis, lift, _spread(old), target)
-        return out
+            if lift.maps:
+                matrix = lift.matrix(self.maps)
+                out = np.moveaxis(np.tensordot(matrix, out.astype(np.float64), (1, axis)), 0, axis)
+        return out.astype(target, copy=False)
 
-    def _blocks(self, old: Array, target: Any) -> Array:
-        """Block by block, before axes are shared."""
+    def core(self, old: Array, target: Any) -> Array:
+        """Block by block, before axes are shared or mapped."""
         cores = [a.core for a in self.axes]
         where = [a.coordinates() for a in cores]
         grids = [a.blocks() for a in cores]

@@ -4,18 +4,21 @@ A lift is a nested term: ``["atom", n, new]``, ``["prod", ...]``, ``["cat", ...]
 ``["share", n, new, key]`` is an atom whose new coordinates share what the old ones hold: what sums over the
 axis reads replicas there, so that a coordinate and its replicas must hold together what it held alone.
 ``["copy", n, new, key]`` is an atom whose new coordinates are replicas too, and hold all that theirs do.
+``["write", n, new, key]`` and ``["read", n, new, key]`` are atoms that a matrix maps (``rewrite.maps``).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from meristem.rewrite.graph import Array
+from meristem.rewrite.packed import unpack
 
 Digits = tuple[tuple[int, bool], ...]  # (size, fresh) of every factor of a block
 
@@ -41,11 +44,16 @@ class Lift:
     @property
     def shares(self) -> bool:
         """Does any part of the axis share its old coordinates among replicas?"""
-        return self.core is not self
+        return any(t[0] == "share" for t in leaves(self.term))
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the matrices that map parts of the axis."""
+        return tuple(t[3] for t in leaves(self.term) if t[0] in ("write", "read"))
 
     @property
     def core(self) -> Lift:
-        """The same axis before its parts are shared."""
+        """The same axis before its parts are shared or mapped."""
         term = _core(self.term)
         return self if term == self.term else Lift(term)
 
@@ -60,6 +68,10 @@ class Lift:
     def replica(self) -> Array:
         """For every new coordinate which replica it is: 0 the old one, 1 its first copy."""
         return _replica(self.term)
+
+    def matrix(self, maps: Mapping[str, str]) -> Array:
+        """The matrix [size, size of ``core``] of a mapped axis; ``maps`` are packed C by name."""
+        return _matrix(self.term, maps)
 
     def shared(self) -> Array:
         """For every new coordinate the one of ``core`` of which it holds a share."""
@@ -76,15 +88,24 @@ def replicas(old: int, count: int, key: str) -> Array:
     return generator(key).integers(0, old, count)
 
 
+def copies(old: int, new: int, key: str) -> Array:
+    """How often every old coordinate is there, with its replicas."""
+    return np.bincount([*range(old), *replicas(old, new - old, key)], minlength=old)
+
+
 def generator(key: str) -> np.random.Generator:
     """A random generator that depends on ``key`` alone."""
     digest = hashlib.sha256(key.encode()).digest()[:16]
     return np.random.default_rng(np.frombuffer(digest, np.uint64))
 
 
+# Atoms that grow after all else, so that blocks are numbered over their old coordinates.
+_LATER = ("share", "write", "read")
+
+
 def is_leaf(term: Any) -> bool:
     """Is this one factor, with an old and a new size?"""
-    return term[0] in ("atom", "share", "copy")
+    return term[0] in ("atom", "copy", *_LATER)
 
 
 def _size(term: Any, which: int) -> int:
@@ -95,7 +116,7 @@ def _size(term: Any, which: int) -> int:
 
 
 def _core(term: Any) -> Any:
-    return mapped(term, lambda t: ("atom", t[1], t[1]) if t[0] == "share" else t)
+    return mapped(term, lambda t: ("atom", t[1], t[1]) if t[0] in _LATER else t)
 
 
 def _blocks(term: Any) -> list[Digits]:
@@ -149,6 +170,25 @@ def _replica(term: Any) -> Array:
     out = np.zeros(1, np.int64)
     for p in parts:
         out = np.maximum(out[:, None], p[None, :]).ravel()
+    return out
+
+
+def _matrix(term: Any, maps: Mapping[str, str]) -> Array:
+    if term[0] in ("write", "read"):
+        kind, old, new, key = term
+        whole = np.concatenate([np.eye(old), unpack(maps[key], (new - old, old))])
+        return whole / copies(old, new, key) if kind == "read" else whole
+    if is_leaf(term):
+        return np.eye(term[2])
+    parts = [_matrix(p, maps) for p in term[1:]]
+    if term[0] == "prod":
+        return reduce(np.kron, parts)
+    out = np.zeros(tuple(np.sum([p.shape for p in parts], axis=0)))
+    corner = np.zeros(2, np.int64)
+    for p in parts:
+        end = corner + p.shape
+        out[corner[0] : end[0], corner[1] : end[1]] = p
+        corner = end
     return out
 
 

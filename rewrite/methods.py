@@ -6,7 +6,8 @@ preserve the function and what follows for every weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 
 from meristem.rewrite.blocks import COPIES
 from meristem.rewrite.errors import MeristemError
@@ -18,7 +19,8 @@ from meristem.rewrite.orders import ORDERS
 class Method:
     """``graph`` and ``weights`` are the strategies in order, by what may compensate; ``split`` is how
     what sums copies is shared among them. ``tolerant`` methods accept what preserves the function nearly.
-    ``donors`` are further tensors that recipes read: of the ``next`` block, or of other ``models``."""
+    ``donors`` are further tensors that recipes read: of the ``next`` block, or of other ``models``;
+    ``settings`` are numbers for what is learned on batches."""
 
     name: str
     summary: str
@@ -27,11 +29,23 @@ class Method:
     split: Split = EVEN
     tolerant: bool = False
     donors: str = ""
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def preserves(self) -> bool:
         """Is the function kept, whatever the plan?"""
         return not (self.tolerant or self.donors)
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Numbers that may be given after a colon, with their defaults."""
+        return dict(self.settings) or (asdict(self.split) if self.copies else {})
+
+    def with_options(self, given: Mapping[str, float]) -> Method:
+        """The method with other numbers."""
+        if self.settings:
+            return replace(self, settings={**self.settings, **given})
+        return replace(self, split=replace(self.split, **given))
 
     def order(self, compensate: str) -> tuple[str, ...]:
         """The strategies under a way to compensate."""
@@ -107,6 +121,15 @@ METHODS: dict[str, Method] = {
             ),
             tolerant=True,
         ),
+        replace(
+            _first(
+                ("replicas",),
+                "learned",
+                "new units are combinations of the old, learned on batches and folded into the weights",
+            ),
+            tolerant=True,
+            settings={"steps": 100, "rate": 0.01, "rank": 0},
+        ),
         Method(
             "fuse",
             "whole multiples: several models side by side, what sums them all is their mean",
@@ -167,20 +190,17 @@ def _width(text: str, name: str, given: dict[str, str]) -> Method:
         raise MeristemError(
             f"method={text!r} is not known; choose from {', '.join((*METHODS, *DEPTH))}"
         )
-    names = [f.name for f in fields(Split)]
+    if given and not found.options:
+        others = ", ".join(m.name for m in METHODS.values() if set(given) <= set(m.options))
+        raise MeristemError(
+            f"method={text!r}: the method {name} takes no {' and no '.join(given)}"
+            + (f"; these do: {others}" if others else "")
+        )
     numbers = {k: n for k, value in given.items() if (n := _number(value)) is not None}
-    if set(numbers) != set(given) or not set(given) <= set(names):
-        raise MeristemError(
-            f"method={text!r}: the options of {name} are {' and '.join(f'{n}=0.1' for n in names)}, 0 or "
-            "more"
-        )
-    if given and not found.copies:
-        others = ", ".join(m.name for m in METHODS.values() if m.copies)
-        raise MeristemError(
-            f"{', '.join(given)} is shared among copies, and the method {name} makes none; these do: "
-            f"{others}"
-        )
-    return replace(found, split=replace(found.split, **numbers))
+    if set(numbers) != set(given) or not set(given) <= set(found.options):
+        known = " and ".join(f"{k}={v:g}" for k, v in found.options.items())
+        raise MeristemError(f"method={text!r}: the options of {name} are {known}, 0 or more")
+    return found.with_options(numbers)
 
 
 def _number(text: str) -> float | None:

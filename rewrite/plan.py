@@ -39,7 +39,8 @@ class Plan:
     ``added`` lists run-time operators that the growth adds; ``proof`` says for each operator that mixes
     new coordinates what it needed and how that is met; ``locked`` names weights whose copies stay equal
     under training; ``approximate`` says what does not preserve the function; ``saddles`` products whose
-    new weights could never train; ``unused`` weights that the model carries without using.
+    new weights could never train; ``unused`` weights that the model carries without using; ``maps`` are
+    learned matrices by name (``rewrite.maps``), which its recipes name.
     """
 
     sizes: dict[str, int]
@@ -60,6 +61,7 @@ class Plan:
     clones: dict[str, tuple[str, str]] = field(default_factory=dict)
     approximate: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    maps: dict[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -127,7 +129,9 @@ class Plan:
     def to_json(self) -> str:
         """Stable text; ``from_json`` gives the plan back."""
         data = asdict(self)
-        data["weights"] = {n: expansion_data(e) for n, e in self.weights.items()}
+        data["weights"] = {
+            n: {**expansion_data(e), "maps": sorted(e.maps)} for n, e in self.weights.items()
+        }
         return json.dumps({"meristem_plan": VERSION, **data}, indent=1, sort_keys=True)
 
     @staticmethod
@@ -141,7 +145,10 @@ class Plan:
             data["changes"] = [
                 Change(**{**c, "strategies": tuple(c["strategies"])}) for c in data["changes"]
             ]
-            data["weights"] = {n: expansion_from(e) for n, e in data["weights"].items()}
+            data["weights"] = {
+                n: expansion_from({**e, "maps": {k: data["maps"][k] for k in e["maps"]}})
+                for n, e in data["weights"].items()
+            }
             data["clones"] = {n: (s, h) for n, (s, h) in data["clones"].items()}
             return Plan(**data)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -153,6 +160,7 @@ _TYPES: dict[str, type] = {
     "sizes": dict,
     "weights": dict,
     "clones": dict,
+    "maps": dict,
     "changes": list,
     "method": str,
     "boundary": str,
@@ -194,6 +202,7 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
         "split": [e.split.unequal, e.split.noise],
         "donors": list(e.donors),
         "blend": e.blend,
+        "maps": e.maps,
     }
 
 
@@ -213,6 +222,7 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         Split(*map(float, data["split"])),
         tuple(map(str, data["donors"])),
         str(data["blend"]),
+        {str(k): str(v) for k, v in data["maps"].items()},
     )
 
 

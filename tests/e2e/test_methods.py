@@ -190,10 +190,10 @@ def test_noise_of_clones_cancels() -> None:
     torch.testing.assert_close(down[:, :12] + down[:, 12:], old)
     assert (down[:, :12] - old / 2).abs().min() > 0
     for text, why in (
-        ("pair:noise=0.1", "noise is shared among copies, and the method pair makes none"),
-        ("clone:noise=-1", "the options of clone are unequal=0.1 and noise=0.1, 0 or more"),
-        ("clone:snr=10", "the options of clone are unequal=0.1"),
-        ("clone:noise=loud", "the options of clone are unequal=0.1"),
+        ("pair:noise=0.1", "the method pair takes no noise; these do: copy, clone, net2wider"),
+        ("clone:noise=-1", "the options of clone are unequal=0 and noise=0, 0 or more"),
+        ("clone:snr=10", "the options of clone are unequal=0"),
+        ("clone:noise=loud", "the options of clone are unequal=0"),
         ("clone:noise", "'noise' is no option; give name=value"),
         ("clone+pair", "names two methods of width"),
         ("stack:order=random", "the options of stack are order=whole, interleave, middle, overlap"),

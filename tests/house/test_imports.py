@@ -13,6 +13,7 @@ STOREYS = {
     "passes": {"rewrite", "carriers", "passes"},
     "frontends": {"rewrite", "carriers", "frontends"},
     "backends": {"rewrite", "carriers", "backends"},
+    "training": {"rewrite", "carriers", "training"},
     "verify": {"rewrite", "carriers", "verify"},
 }
 OUTSIDE = {

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 # The library's folders at the repository's top, lowest storey first; `meristem` itself is the face.
-ROOMS = ("rewrite", "carriers", "passes", "frontends", "backends", "verify")
+ROOMS = ("rewrite", "carriers", "passes", "frontends", "backends", "training", "verify")
 
 # Where a distribution's name is not what one imports.
 _IMPORT_NAMES = {

@@ -1,0 +1,106 @@
+"""What a method needs besides sizes, and what is made of it: other models, a loss, learned maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from meristem.model import Model
+from meristem.rewrite.donors import from_models, from_next_blocks
+from meristem.rewrite.edits import EditScript
+from meristem.rewrite.errors import MeristemError, NotPreserved
+from meristem.rewrite.maps import axes_of, mapping, start
+from meristem.rewrite.methods import Chosen, Method
+from meristem.rewrite.packed import pack, unpack
+from meristem.rewrite.plan import Plan
+
+
+@dataclass(frozen=True)
+class Supplied:
+    """``models`` to fuse with, a ``loss`` of a module, and ``maps`` that were learned before."""
+
+    models: Sequence[Model] = ()
+    loss: Callable[[Any], Any] | None = None
+    maps: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, chosen: Chosen) -> None:
+        """Raises MeristemError where something is supplied that the method does not use."""
+        if self.models and chosen.width.donors != "models":
+            raise MeristemError(
+                f'models= are for method="fuse", not for method={chosen.width.name!r}'
+            )
+        if self.loss is not None and not chosen.width.settings:
+            raise MeristemError(
+                f'loss= is for method="learned", not for method={chosen.width.name!r}'
+            )
+
+
+NOTHING = Supplied()
+
+
+def complete(
+    model: Model, plan: Plan, script: EditScript, chosen: Method, supplied: Supplied
+) -> None:
+    """Change the recipes of copies to what the method makes of them; the plan says what is approximate."""
+    if chosen.donors == "next":
+        plan.approximate += from_next_blocks(script, model.stacks.values())
+    elif chosen.donors == "models":
+        others = [m.graph for m in supplied.models]
+        plan.approximate += from_models(script, model.graph, others)
+    elif chosen.name == "learned":
+        plan.maps = dict(supplied.maps) or _learned(model, plan, script, chosen, supplied.loss)
+        _map(script, plan)
+        plan.approximate.append("new coordinates are learned combinations of the old")
+
+
+def _learned(
+    model: Model, plan: Plan, script: EditScript, chosen: Method, loss: Any
+) -> dict[str, str]:
+    """The matrices that lower the loss, packed, by dimension."""
+    if loss is None:
+        raise MeristemError(
+            'method="learned" learns on batches: give loss=, a function of a module, such as '
+            "lambda m: torch.nn.functional.cross_entropy(m(x), y)"
+        )
+    sizes: dict[str, tuple[int, int]] = {}
+    for e in script.weights:
+        if e.weight.role == "parameter":
+            sizes |= axes_of(e.expansion)
+    if not sizes:
+        raise NotPreserved(
+            "nothing in this request can be a combination of old coordinates: its sums are not those of "
+            'weights alone; use method="preserve"'
+        )
+    from meristem.training.learned import Settings, learn
+
+    numbers = chosen.settings
+    settings = Settings(int(numbers["steps"]), numbers["rate"], int(numbers["rank"]))
+    module = Model(model.side.widen(model.carrier, script), model.side).module()
+    plan.maps = {k: pack(start(old, new, k)) for k, (old, new) in sizes.items()}
+    trial = replace(script, weights=list(script.weights))
+    _map(trial, plan)
+    edits = {e.weight.name: e for e in trial.weights if e.expansion.maps}
+    cores = {n: e.expansion.core(e.weight.array(), "float64") for n, e in edits.items()}
+    recipes = {n: e.expansion for n, e in edits.items()}
+    found = learn(module, cores, recipes, sizes, loss, settings, plan.seed)
+    return {k: pack(c) for k, c in found.items()}
+
+
+def _map(script: EditScript, plan: Plan) -> None:
+    """Recipes of replicas become recipes of the plan's matrices; what is no parameter keeps replicas."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for e in script.weights:
+        sizes |= axes_of(e.expansion)
+    matrices = {
+        k: unpack(c, (sizes[k][1] - sizes[k][0], sizes[k][0])) for k, c in plan.maps.items()
+    }
+    script.weights = [
+        replace(e, expansion=mapping(e.expansion, matrices))
+        if e.weight.role == "parameter" and axes_of(e.expansion)
+        else e
+        for e in script.weights
+    ]
+
+
+__all__ = ["NOTHING", "Supplied", "complete"]

@@ -1,0 +1,1 @@
+"""What is learned on batches that the caller gives."""

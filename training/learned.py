@@ -1,0 +1,137 @@
+"""Learning the maps of a growth: LiGO (arXiv:2303.00980).
+
+Every grown weight is W' = B_out W A_in^t with one matrix C for each dimension (``rewrite.maps``). The loss
+of the larger model is differentiated with respect to these C alone; the small model's weights stay.
+Afterwards the products are folded into plain weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from meristem.rewrite.errors import MeristemError
+from meristem.rewrite.expansion import Expansion
+from meristem.rewrite.graph import Array
+from meristem.rewrite.lift import copies, is_leaf
+from meristem.rewrite.maps import start
+
+Loss = Callable[[nn.Module], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``steps`` of Adam at ``rate``; C = start + U V of this ``rank``, or any C where it is zero."""
+
+    steps: int = 100
+    rate: float = 0.01
+    rank: int = 0
+
+
+def learn(
+    module: nn.Module,
+    cores: Mapping[str, Array],
+    recipes: Mapping[str, Expansion],
+    sizes: Mapping[str, tuple[int, int]],
+    loss: Loss,
+    settings: Settings,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """The matrices C [new - old, old] by name.
+
+    ``module`` is the larger model, ``cores`` its parameters before they are mapped, ``recipes`` how their
+    axes are mapped, by name; ``sizes`` old and new size of every dimension. ``loss`` is called once in each
+    step with a module that computes the larger model.
+
+    Raises MeristemError where the loss is not one finite number that depends on the parameters.
+    """
+    maps = {k: _Map(old, new, k, settings.rank, seed) for k, (old, new) in sizes.items()}
+    leaves = [p for m in maps.values() for p in m.leaves]
+    fixed = {n: torch.from_numpy(np.ascontiguousarray(c)) for n, c in cores.items()}
+    dtypes = {n: p.dtype for n, p in module.named_parameters(remove_duplicate=False)}
+    optimizer = torch.optim.Adam(leaves, lr=settings.rate)
+    for _ in range(settings.steps):
+        matrices = {k: m.matrix() for k, m in maps.items()}
+        weights = {n: _mapped(fixed[n], recipes[n], matrices).to(dtypes[n]) for n in fixed}
+        value = loss(_With(module, weights))
+        refuse_no_loss(value)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    return {k: m.matrix().detach().numpy() for k, m in maps.items()}
+
+
+def refuse_no_loss(value: Any) -> None:
+    """Raises MeristemError where ``value`` is not a finite number with a gradient."""
+    if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
+        raise MeristemError(
+            "loss= did not return one number that depends on the module's parameters; give a function of a "
+            "module, such as lambda m: torch.nn.functional.cross_entropy(m(x), y)"
+        )
+    if not math.isfinite(float(value.detach())):
+        raise MeristemError(f"loss= returned {float(value.detach())}; give batches of numbers")
+
+
+class _Map:
+    """One C: what it starts from, and what is learned of it."""
+
+    def __init__(self, old: int, new: int, key: str, rank: int, seed: int) -> None:
+        self.start = torch.from_numpy(start(old, new, key))
+        rng = torch.Generator().manual_seed(seed)
+        if rank:
+            self.leaves = [
+                torch.zeros(new - old, rank, dtype=torch.float64),
+                torch.randn(rank, old, dtype=torch.float64, generator=rng) / math.sqrt(old),
+            ]
+        else:
+            self.leaves = [torch.zeros(new - old, old, dtype=torch.float64)]
+        for leaf in self.leaves:
+            leaf.requires_grad_()
+
+    def matrix(self) -> torch.Tensor:
+        return self.start + reduce(torch.matmul, self.leaves)
+
+
+class _With(nn.Module):
+    """A module with other parameters, as the caller's loss sees it."""
+
+    def __init__(self, module: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.inner, self.weights = module, weights
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return torch.func.functional_call(self.inner, self.weights, args, kwargs)
+
+
+def _mapped(
+    core: torch.Tensor, recipe: Expansion, matrices: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """``Expansion.apply`` after its core, differentiable."""
+    out = core
+    for axis, lift in enumerate(recipe.axes):
+        if lift.maps:
+            matrix = _matrix(lift.term, matrices)
+            out = torch.tensordot(matrix, out, ([1], [axis])).movedim(0, axis)
+    return out
+
+
+def _matrix(term: Any, matrices: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """``Lift.matrix``, differentiable."""
+    if term[0] in ("write", "read"):
+        kind, old, new, key = term
+        whole = torch.cat([torch.eye(old, dtype=torch.float64), matrices[key]])
+        return whole / torch.from_numpy(copies(old, new, key)) if kind == "read" else whole
+    if is_leaf(term):
+        return torch.eye(term[2], dtype=torch.float64)
+    parts = [_matrix(p, matrices) for p in term[1:]]
+    return reduce(torch.kron, parts) if term[0] == "prod" else torch.block_diag(*parts)
+
+
+__all__ = ["Settings", "learn", "refuse_no_loss"]
