@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from meristem.backends.onnx_edits import Editor
-from meristem.backends.onnx_nodes import boundary, statistics
+from meristem.backends.onnx_nodes import boundary, masked, statistics
 from meristem.backends.onnx_sizes import Resizer
 from meristem.carriers.onnx_carrier import OnnxCarrier
 from meristem.carriers.onnx_lower import Lowering
@@ -22,6 +23,7 @@ from meristem.carriers.onnx_values import dtype_of, is_float, read, size_of
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import OutputError
 from meristem.rewrite.graph import Array, Value, Weight
+from meristem.rewrite.masks import NAME
 
 # A protobuf message ends at 2 GiB; names and nodes need some of it.
 PROTO_LIMIT = 2**31 - 2**26
@@ -46,8 +48,13 @@ def apply_script(
     editor.weights(script.weights, separate)
     for literal in script.literals:
         editor.literal(literal)
+    mask = None
+    if script.mask is not None and (script.masks or script.statistics):
+        mask = editor.constant(np.full((), script.mask), "float32", NAME)
     for s in script.statistics:
-        statistics(editor, s)
+        statistics(editor, s, mask)
+    for m in script.masks:
+        masked(editor, m, mask)
     for b in script.boundary:
         boundary(editor, b)
     for b in script.interface:

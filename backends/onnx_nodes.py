@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from meristem.backends.onnx_edits import Editor
 from meristem.carriers.onnx_values import dtype_of
-from meristem.rewrite.edits import BoundaryEdit, StatisticsEdit
+from meristem.rewrite.edits import BoundaryEdit, MaskEdit, StatisticsEdit
 from meristem.rewrite.errors import OutputError
 from meristem.rewrite.graph import Array, Literal
 
@@ -31,8 +31,10 @@ def take(
     return editor.insert(before, "Gather", [x, index], base, {"axis": axis})
 
 
-def statistics(editor: Editor, edit: StatisticsEdit) -> None:
+def statistics(editor: Editor, edit: StatisticsEdit, mask: ir.Value | None = None) -> None:
     """y = (x - mean(x_old)) / sqrt(var(x_old) + eps), gain and bias over all coordinates.
+
+    With a ``mask`` mean and variance are over all coordinates, weighed by it.
 
     Every step is an operator of its own, so that gradients through mean and variance are right in
     any training runtime (ONNX.md 6a).
@@ -42,8 +44,10 @@ def statistics(editor: Editor, edit: StatisticsEdit) -> None:
             node = editor.node(native)
             x = node.inputs[0]
             assert x is not None
+            if mask is not None and node.op_type != "ReduceMean":
+                raise OutputError(f"{edit.op.where}: masks are not written for {node.op_type}")
             base = f"{node.outputs[0].name}_old"
-            node.replace_input_with(0, take(editor, node, x, edit.axis, edit.old, base))
+            node.replace_input_with(0, _counted(editor, node, x, edit, mask, base))
         return
     node = editor.node(edit.op.native)
     if node.op_type not in (
@@ -56,14 +60,94 @@ def statistics(editor: Editor, edit: StatisticsEdit) -> None:
             op=node.op_type,
             place=edit.op.place,
         )
-    _Norm(editor, node, edit).run()
+    _Norm(editor, node, edit, mask).run()
+
+
+def _counted(
+    editor: Editor,
+    node: ir.Node,
+    x: ir.Value,
+    edit: StatisticsEdit,
+    mask: ir.Value | None,
+    base: str,
+) -> ir.Value:
+    """What a mean is taken of: the old coordinates, or all of them times m / mean(m)."""
+    if mask is None:
+        return take(editor, node, x, edit.axis, edit.old, base)
+    dtype = edit.op.inputs[0].dtype
+    dtype = "float32" if dtype in ("float16", "bfloat16") else dtype
+    m = mask_vector(editor, node, mask, edit.old, edit.size, dtype, f"{base}_mask")
+    if editor.source.version() < 18:
+        options = {"axes": [0], "keepdims": 1}
+        mean = editor.insert(node, "ReduceMean", [m], f"{base}_mask_mean", options)
+    else:
+        axes = editor.ints([0], f"{base}_mask_axes")
+        mean = editor.insert(node, "ReduceMean", [m, axes], f"{base}_mask_mean", {"keepdims": 1})
+    m = editor.insert(node, "Div", [m, mean], f"{base}_mask_weights")
+    m = along(editor, node, m, edit.axis, len(edit.op.inputs[0].shape), f"{base}_mask_axis")
+    return editor.insert(node, "Mul", [x, m], f"{base}_masked")
+
+
+def mask_vector(
+    editor: Editor, node: ir.Node, mask: ir.Value, old: Array, size: int, dtype: str, base: str
+) -> ir.Value:
+    """Ones at old positions, the mask at others."""
+    kind = dtype_of(dtype)
+    g = mask
+    if mask.dtype != kind:
+        g = editor.insert(node, "Cast", [mask], f"{base}_cast", {"to": int(kind)})
+    one = editor.constant(np.ones(()), dtype, f"{base}_one")
+    here = np.isin(np.arange(size), old)
+    parts: list[ir.Value | None] = []
+    for i, run in enumerate(np.split(here, np.flatnonzero(np.diff(here)) + 1)):
+        length = editor.ints([len(run)], f"{base}_size_{i}")
+        value = one if run[0] else g
+        parts.append(editor.insert(node, "Expand", [value, length], f"{base}_part_{i}"))
+    if len(parts) == 1:
+        assert parts[0] is not None
+        return parts[0]
+    return editor.insert(node, "Concat", parts, base, {"axis": 0})
+
+
+def along(
+    editor: Editor, node: ir.Node, vector: ir.Value, axis: int, rank: int, base: str
+) -> ir.Value:
+    """A vector as a tensor that broadcasts along one axis."""
+    if axis == rank - 1:
+        return vector
+    shape = editor.ints([-1, *[1] * (rank - 1 - axis)], f"{base}_shape")
+    return editor.insert(node, "Reshape", [vector, shape], base)
+
+
+def masked(editor: Editor, edit: MaskEdit, mask: ir.Value) -> None:
+    """Every reader of a stored weight reads it times the mask."""
+    storage = edit.weight.native
+    names = [(edit.weight.name if storage.use is not None else storage.name, False)]
+    for name, turned in (*names, *storage.twins):
+        value = editor.value(name)
+        uses = list(value.uses())
+        first = min(uses, key=lambda u: _position(editor, u[0]))[0]
+        rank = len(edit.weight.shape)
+        axis = rank - 1 - edit.axis if turned else edit.axis
+        base = f"{name}_mask_{axis}"
+        m = mask_vector(editor, first, mask, edit.old, edit.size, edit.weight.dtype, base)
+        m = along(editor, first, m, axis, rank, f"{base}_axis")
+        product = editor.insert(first, "Mul", [value, m], f"{name}_masked_{axis}")
+        for node, i in uses:
+            node.replace_input_with(i, product)
+
+
+def _position(editor: Editor, node: ir.Node) -> int:
+    return next(i for i, n in enumerate(editor.graph) if n is node)
 
 
 class _Norm:
     """A fused norm, spelled out in front of the node that it replaces."""
 
-    def __init__(self, editor: Editor, node: ir.Node, edit: StatisticsEdit) -> None:
-        self.editor, self.node, self.edit = editor, node, edit
+    def __init__(
+        self, editor: Editor, node: ir.Node, edit: StatisticsEdit, mask: ir.Value | None
+    ) -> None:
+        self.editor, self.node, self.edit, self.mask = editor, node, edit, mask
         self.base = str(node.outputs[0].name)
 
     def add(self, op: str, inputs: list[ir.Value | None], word: str, **attributes: Any) -> ir.Value:
@@ -76,6 +160,11 @@ class _Norm:
         axes = self.editor.ints([self.edit.axis], f"{self.base}_{word}_axes")
         return self.add("ReduceMean", [x, axes], word, keepdims=1)
 
+    def counted(self, x: ir.Value, word: str) -> ir.Value:
+        """What a mean is taken of."""
+        base = f"{self.base}_{word}"
+        return _counted(self.editor, self.node, x, self.edit, self.mask, base)
+
     def run(self) -> None:
         editor, node, edit = self.editor, self.node, self.edit
         x = node.inputs[0]
@@ -85,13 +174,11 @@ class _Norm:
         narrow = dtype in ("float16", "bfloat16")
         if narrow:  # fused norms keep their statistics in float32
             x, dtype = self.add("Cast", [x], "wide", to=int(ir.DataType.FLOAT)), "float32"
-        old = take(editor, node, x, edit.axis, edit.old, f"{self.base}_old")
         mean = None
         if edit.op.attrs["center"]:
-            mean = self.mean(old, "mean")
-            old = self.add("Sub", [old, mean], "centred")
+            mean = self.mean(self.counted(x, "old"), "mean")
             x = self.add("Sub", [x, mean], "deviation")
-        var = self.mean(self.add("Mul", [old, old], "square"), "variance")
+        var = self.mean(self.counted(self.add("Mul", [x, x], "square"), "squares"), "variance")
         total = self.add(
             "Add", [var, editor.constant(self._epsilon(), dtype, f"{self.base}_epsilon")], "sum"
         )

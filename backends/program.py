@@ -11,7 +11,12 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 from torch.export.exported_program import ModuleCallEntry
-from torch.export.graph_signature import ExportGraphSignature, InputKind
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    TensorArgument,
+)
 from torch.utils import _pytree as pytree
 
 from meristem.backends.torch_edits import GraphEditor
@@ -19,6 +24,7 @@ from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
 from meristem.rewrite.edits import BoundaryEdit, EditScript, WeightEdit
 from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.masks import NAME
 
 
 def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
@@ -30,8 +36,12 @@ def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
         editor.literal(literal, tensors, carrier)
     for size in script.sizes:
         editor.size(size, tensors, carrier)
+    signature, g = _add_mask(carrier, editor, script, tensors)
     for norm in script.statistics:
-        editor.statistics(norm)
+        editor.statistics(norm, g)
+    for m in script.masks:
+        places = [n.name for n, name, _, _ in carrier.stored() if name in m.weight.names]
+        editor.mask(m, places, g)
     for edge in script.boundary:
         editor.boundary(edge, [s.arg.name for s in carrier.program.graph_signature.output_specs])
     grown = [e for e in script.interface if not e.output]
@@ -40,7 +50,33 @@ def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
         sizes = list(node.meta["val"].shape)
         sizes[edge.axis] = edge.size
         node.meta["val"] = node.meta["val"].new_empty(sizes)
-    return rebuild(carrier, module, tensors, example=_grown_example(carrier, grown))
+    example = _grown_example(carrier, grown)
+    out = rebuild(carrier, module, tensors, signature, example=example)
+    if signature is not None:
+        out.unused = unused_tensors(carrier, tensors)
+    return out
+
+
+def _add_mask(
+    carrier: TorchCarrier, editor: GraphEditor, script: EditScript, tensors: dict[str, torch.Tensor]
+) -> tuple[ExportGraphSignature | None, fx.Node | None]:
+    """The mask as a buffer, and the signature that names it; nothing where nothing is masked."""
+    if not (script.masks or (script.mask is not None and script.statistics)):
+        return None, None
+    signature = copy.deepcopy(carrier.program.graph_signature)
+    specs = signature.input_specs
+    stored = (InputKind.PARAMETER, InputKind.BUFFER)
+    at = 1 + max(i for i, s in enumerate(specs) if s.kind in stored)
+    before = [n for n in editor.graph.nodes if n.op == "placeholder"][at - 1]
+    with editor.graph.inserting_after(before):
+        node = editor.graph.placeholder(f"b_{NAME}")
+    node.target = node.name
+    like_ = next(t for t in tensors.values() if t.is_floating_point())
+    tensors[NAME] = torch.full((), script.mask, dtype=torch.float32, device=like_.device)
+    mode = fake_mode_of(carrier.program.graph)
+    node.meta["val"] = fake_like(mode, tensors[NAME], parameter=False)
+    specs.insert(at, InputSpec(InputKind.BUFFER, TensorArgument(node.name), NAME, True))
+    return signature, node
 
 
 def _grown_example(carrier: TorchCarrier, edges: Sequence[BoundaryEdit]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import fx
 
 from meristem.carriers.torch_carrier import TorchCarrier
-from meristem.rewrite.edits import BoundaryEdit, LiteralEdit, SizeEdit, StatisticsEdit
+from meristem.rewrite.edits import BoundaryEdit, LiteralEdit, MaskEdit, SizeEdit, StatisticsEdit
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array
 
@@ -24,6 +25,7 @@ class GraphEditor:
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
         self.nodes = {n.name: n for n in graph.nodes}
+        self.computing = {n.name for n in graph.nodes if n.op not in ("placeholder", "output")}
 
     def node(self, native: fx.Node) -> fx.Node:
         return self.nodes[native.name]
@@ -62,14 +64,14 @@ class GraphEditor:
 
     # -- norms --------------------------------------------------------------------------------------
 
-    def statistics(self, edit: StatisticsEdit) -> None:
+    def statistics(self, edit: StatisticsEdit, mask: fx.Node | None = None) -> None:
         """y = (x - mean(x_old)) / sqrt(var(x_old) + eps), then gain and bias over all coordinates.
 
-        Spelled out, because the mean and rstd results of native_layer_norm are not differentiated
-        (ONNX.md 6a).
+        With a ``mask`` mean and variance are over all coordinates, weighed by it. Spelled out, because
+        the mean and rstd results of native_layer_norm are not differentiated (ONNX.md 6a).
         """
         if "reducers" in edit.op.attrs:
-            self._reduce_old(edit)
+            self._reduce_old(edit, mask)
             return
         node = self.node(edit.op.native)
         schema = {a.name: i for i, a in enumerate(node.target._schema.arguments)}  # type: ignore[union-attr]
@@ -95,14 +97,13 @@ class GraphEditor:
             call = self._caller(node)
             if narrow:
                 x = call(aten._to_copy.default, x, dtype=torch.float32)
-            old = self._take(call, x, edit.axis, edit.old, edit.size)
             axis = [edit.axis]
             y = x
             if edit.op.attrs["center"]:
-                mean = call(aten.mean.dim, old, axis, True)
-                old = call(aten.sub.Tensor, old, mean)
+                mean = call(aten.mean.dim, self._counted(call, x, edit, mask), axis, True)
                 y = call(aten.sub.Tensor, x, mean)
-            var = call(aten.mean.dim, call(aten.mul.Tensor, old, old), axis, True)
+            square = call(aten.mul.Tensor, y, y)
+            var = call(aten.mean.dim, self._counted(call, square, edit, mask), axis, True)
             rstd = call(aten.rsqrt.default, call(aten.add.Tensor, var, eps))
             y = call(aten.mul.Tensor, y, rstd)
             if weight is not None:
@@ -114,14 +115,67 @@ class GraphEditor:
         node.replace_all_uses_with(y)
         self.graph.erase_node(node)
 
-    def _reduce_old(self, edit: StatisticsEdit) -> None:
-        """A norm that is spelled out: its reductions read the old coordinates."""
+    def _reduce_old(self, edit: StatisticsEdit, mask: fx.Node | None) -> None:
+        """A norm that is spelled out: its reductions read the old coordinates, or weighed ones."""
         for native in edit.op.attrs["reducers"]:
             node = self.node(native)
+            if mask is not None and node.target is not aten.mean.dim:
+                raise CarrierError(f"{edit.op.where}: masks are not written for {node.target}")
             x = node.args[0]
             with self.graph.inserting_before(node):
-                old = self._take(self._caller(node), x, edit.axis, edit.old, edit.size)  # type: ignore[arg-type]
+                old = self._counted(self._caller(node), x, edit, mask)
             node.replace_input_with(x, old)  # type: ignore[arg-type]
+
+    def _counted(self, call: Any, x: Any, edit: StatisticsEdit, mask: fx.Node | None) -> Any:
+        """What a mean is taken of: the old coordinates, or all of them times m / mean(m)."""
+        if mask is None:
+            return self._take(call, x, edit.axis, edit.old, edit.size)
+        kind = edit.op.inputs[0].dtype
+        kind = "float32" if kind in ("float16", "bfloat16") else kind
+        weights = self._mask_vector(call, mask, edit.old, edit.size, kind)
+        weights = call(aten.div.Tensor, weights, call(aten.mean.dim, weights, [0], True))
+        return call(
+            aten.mul.Tensor, x, self._along(call, weights, edit.axis, len(edit.op.inputs[0].shape))
+        )
+
+    # -- masks --------------------------------------------------------------------------------------
+
+    def mask(self, edit: MaskEdit, names: Iterable[str], mask: fx.Node) -> None:
+        """Every reader of a stored weight reads it times the mask."""
+        for name in names:
+            node = self.nodes[name]
+            users = list(node.users)
+            with self.graph.inserting_before(self._first()):
+                call = self._caller(node)
+                vector = self._mask_vector(call, mask, edit.old, edit.size, edit.weight.dtype)
+                vector = self._along(call, vector, edit.axis, len(edit.weight.shape))
+                masked = call(aten.mul.Tensor, node, vector)
+            for user in users:
+                user.replace_input_with(node, masked)
+            self.nodes[name] = masked  # along a second axis
+
+    def _first(self) -> fx.Node:
+        """The first node that computes, but for masks."""
+        return next(n for n in self.graph.nodes if n.name in self.computing)
+
+    def _mask_vector(self, call: Any, mask: fx.Node, old: Array, size: int, dtype: str) -> fx.Node:
+        """Ones at old positions, the mask at others."""
+        kind, val = getattr(torch, dtype), mask.meta["val"]
+        options = {"dtype": kind, "device": val.device, "pin_memory": False}
+        one = call(aten.full.default, [1], 1.0, **options)
+        g = call(aten.view.default, mask, [1])
+        if kind != val.dtype:
+            g = call(aten._to_copy.default, g, dtype=kind)
+        here = np.isin(np.arange(size), old)
+        runs = np.split(here, np.flatnonzero(np.diff(here)) + 1)
+        parts = [call(aten.expand.default, one if r[0] else g, [len(r)]) for r in runs]
+        return parts[0] if len(parts) == 1 else call(aten.cat.default, parts, 0)  # type: ignore[no-any-return]
+
+    def _along(self, call: Any, vector: fx.Node, axis: int, rank: int) -> fx.Node:
+        """A vector as a tensor that broadcasts along one axis."""
+        if axis == rank - 1:
+            return vector
+        return call(aten.view.default, vector, [-1, *[1] * (rank - 1 - axis)])  # type: ignore[no-any-return]
 
     def _caller(self, like: fx.Node) -> Any:
         """Insert calls that carry the metadata of the node they stand for."""

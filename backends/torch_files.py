@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch.export import ExportedProgram
 
 from meristem.carriers.torch_carrier import MARK, TorchCarrier, copied
-from meristem.rewrite.errors import OutputError
+from meristem.rewrite.errors import CarrierError, OutputError
 
 
 def state_dict(carrier: TorchCarrier) -> dict[str, torch.Tensor]:
@@ -27,6 +27,31 @@ def state_dict(carrier: TorchCarrier) -> dict[str, torch.Tensor]:
     """
     own = {name: t.detach() for name, t in carrier.program.state_dict.items()}
     return own | {name: t.detach() for name, t in carrier.unused.items() if name not in own}
+
+
+def fill(carrier: TorchCarrier, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put other values into the stored tensors, in their own types.
+
+    Raises CarrierError where a name is missing, unknown, or of another shape; then nothing has changed.
+    """
+    own = state_dict(carrier)
+    odd = sorted(own.keys() ^ weights.keys())
+    wrong = [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
+    if odd or wrong:
+        name = (odd or sorted(wrong))[0]
+        raise CarrierError(
+            f"the weights do not fit: {name} is "
+            + (
+                "only on one side"
+                if odd
+                else f"{tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+            )
+            + "; give the state dict of a module of this growth",
+            weight=name,
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
 
 
 def save_program(carrier: TorchCarrier, path: str | os.PathLike[str]) -> Path:

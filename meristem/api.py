@@ -112,7 +112,8 @@ def grow(
             given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
         else:
             prepared = prepare(model, sizes_or_plan, supplied=Supplied(models, loss), **options)
-        return Model(_apply(model, prepared), model.side, prepared.plan, tuple(models))
+        source = model if prepared.masked else None
+        return Model(_apply(model, prepared), model.side, prepared.plan, tuple(models), source)
 
 
 def _apply(model: Model, prepared: Prepared) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ class Model:
     """A traced or loaded model. It is never changed; growing gives a new one.
 
     ``plan`` is what the growth that made it did, or None; ``others`` are the models that were fused with
-    its source. From torch every output exists; from ONNX
+    its source, ``source`` is what masked growth started from. From torch every output exists; from ONNX
     ``save`` and ``state_dict`` do.
     """
 
@@ -33,11 +33,13 @@ class Model:
         side: Side,
         plan: Plan | None = None,
         others: tuple[Model, ...] = (),
+        source: Model | None = None,
     ) -> None:
         self.carrier = carrier
         self.side = side
         self.plan = plan
         self.others = others
+        self.source = source
 
     @cached_property
     def graph(self) -> Graph:
@@ -115,6 +117,17 @@ class Model:
     def state_dict(self) -> dict[str, Any]:
         """Tensors by their original names; numpy arrays from ONNX."""
         return self.side.state_dict(self.carrier)
+
+    def anneal(self, t: float, weights: Mapping[str, Any] | None = None) -> Model:
+        """The model of masked growth with its masks at ``t``, from 0 to 1.
+
+        ``weights`` is the state dict of a module that was trained meanwhile (``module()``, whose buffer
+        ``growth_mask`` is the mask); without it they are those of the growth. At 1 the masks are folded
+        away, and the program is the plain larger one. Raises MeristemError where this is no masked growth.
+        """
+        from meristem.supplied import anneal
+
+        return anneal(self, t, weights)
 
     def save(self, path: str | Path) -> Path:
         """Write ``.onnx``, ``.pt2`` or ``.safetensors``; nothing is left behind on failure."""

@@ -45,6 +45,11 @@ class Prepared:
     script: EditScript | None
     layers: dict[str, int]
 
+    @property
+    def masked(self) -> bool:
+        """Can the growth be carried further by moving a mask?"""
+        return self.script is not None and self.script.mask is not None
+
     @cached_property
     def widened(self) -> Any:
         """The carrier after width, which shares nothing with the source."""
@@ -140,7 +145,7 @@ def prepare(
             Change(n, "layers", model[n].place, model[n].size, s)
             for n, s in prepared.layers.items()
         ]
-        plan.clones = prepared.sources
+        plan.clones |= prepared.sources
         plan.added += prepared.depth.added
         plan.approximate += prepared.depth.approximate
         plan.notes += [str(r) for r in prepared.depth.reports]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,8 @@ class Side(Protocol):
     def module(self, carrier: Any) -> Any: ...
 
     def program(self, carrier: Any) -> Any: ...
+
+    def fill(self, carrier: Any, weights: Mapping[str, Any]) -> None: ...
 
 
 class TorchSide:
@@ -84,6 +87,11 @@ class TorchSide:
 
         return exported_program(carrier)
 
+    def fill(self, carrier: Any, weights: Mapping[str, Any]) -> None:
+        from meristem.backends.torch_files import fill
+
+        fill(carrier, weights)
+
 
 class OnnxSide:
     """An ONNX file, or a model in memory."""
@@ -129,4 +137,9 @@ class OnnxSide:
         raise OutputError(
             "a model that came from ONNX gives no ExportedProgram; trace the torch model with "
             "meristem.trace and apply the same plan to it"
+        )
+
+    def fill(self, carrier: Any, weights: Mapping[str, Any]) -> None:
+        raise OutputError(
+            "weights are trained in torch; anneal the torch model with them, and save it as .onnx"
         )

@@ -11,9 +11,11 @@ from meristem.rewrite.donors import from_models, from_next_blocks
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import MeristemError, NotPreserved
 from meristem.rewrite.maps import axes_of, mapping, start
+from meristem.rewrite.masks import NAME, mask
 from meristem.rewrite.methods import Chosen, Method
 from meristem.rewrite.packed import pack, unpack
 from meristem.rewrite.plan import Plan
+from meristem.rewrite.request import by_name
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Supplied:
             raise MeristemError(
                 f'models= are for method="fuse", not for method={chosen.width.name!r}'
             )
-        if self.loss is not None and not chosen.width.settings:
+        if self.loss is not None and not chosen.width.batches:
             raise MeristemError(
                 f'loss= is for method="learned", not for method={chosen.width.name!r}'
             )
@@ -52,6 +54,31 @@ def complete(
         plan.maps = dict(supplied.maps) or _learned(model, plan, script, chosen, supplied.loss)
         _map(script, plan)
         plan.approximate.append("new coordinates are learned combinations of the old")
+    elif chosen.name == "masked":
+        at = chosen.settings["mask"]
+        if not 0 <= at <= 1:
+            raise MeristemError(f"the mask is {at:g}; give a number from 0 to 1")
+        mask(script, at)
+        if script.masks or (script.statistics and at < 1):
+            plan.clones[NAME] = ("", repr(at))
+        if at:
+            plan.approximate.append(f"new coordinates are there by {at:g}")
+
+
+def anneal(model: Model, t: float, weights: Mapping[str, Any] | None) -> Model:
+    """See ``Model.anneal``."""
+    from meristem.api import grow
+
+    plan, source = model.plan, model.source
+    if plan is None or source is None:
+        raise MeristemError('only what method="masked" grew has masks; grow with it')
+    words = [w for w in plan.method.split("+") if w.partition(":")[0].strip() != "masked"]
+    options = {**plan.options, "method": "+".join([f"masked:mask={t!r}", *words])}
+    out = grow(source, {by_name(n): s for n, s in plan.sizes.items()}, **options)
+    if weights is not None:
+        kept = {n: w for n, w in weights.items() if n != NAME}
+        out.side.fill(out.carrier, kept)
+    return out
 
 
 def _learned(
@@ -103,4 +130,4 @@ def _map(script: EditScript, plan: Plan) -> None:
     ]
 
 
-__all__ = ["NOTHING", "Supplied", "complete"]
+__all__ = ["NOTHING", "Supplied", "anneal", "complete"]

@@ -63,6 +63,16 @@ class StatisticsEdit:
 
 
 @dataclass(frozen=True, slots=True)
+class MaskEdit:
+    """New entries of ``weight`` along ``axis`` are multiplied by the mask; ``old`` positions are not."""
+
+    weight: Weight
+    axis: int
+    old: Ints
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class BoundaryEdit:
     """An input (``output`` False) is padded with zeros, or an output is read at old positions.
 
@@ -87,11 +97,16 @@ class EditScript:
     boundary: list[BoundaryEdit] = field(default_factory=list)
     interface: list[BoundaryEdit] = field(default_factory=list)
     """Inputs and outputs that grow themselves (``boundary="grow"``): what carriers record of them."""
+    masks: list[MaskEdit] = field(default_factory=list)
+    mask: float | None = None
+    """The mask on new coordinates, which ``statistics`` weigh by; None without one."""
 
     @property
     def added_operators(self) -> list[str]:
         """What the grown program computes in addition, in words."""
-        out = [f"statistics over old coordinates at {e.op.where}" for e in self.statistics]
+        what = "statistics over old coordinates" if self.mask is None else "masked statistics"
+        out = [f"{what} at {e.op.where}" for e in self.statistics]
+        out += [f"mask on new entries of {m.weight.name}" for m in self.masks]
         return out + [
             f"{'crop of output' if b.output else 'padding of input'} {b.name}"
             for b in self.boundary

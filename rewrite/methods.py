@@ -20,7 +20,7 @@ class Method:
     """``graph`` and ``weights`` are the strategies in order, by what may compensate; ``split`` is how
     what sums copies is shared among them. ``tolerant`` methods accept what preserves the function nearly.
     ``donors`` are further tensors that recipes read: of the ``next`` block, or of other ``models``;
-    ``settings`` are numbers for what is learned on batches."""
+    ``settings`` are numbers of its own, ``batches`` says that it learns on some."""
 
     name: str
     summary: str
@@ -30,11 +30,12 @@ class Method:
     tolerant: bool = False
     donors: str = ""
     settings: Mapping[str, float] = field(default_factory=dict)
+    batches: bool = False
 
     @property
     def preserves(self) -> bool:
         """Is the function kept, whatever the plan?"""
-        return not (self.tolerant or self.donors)
+        return not (self.tolerant or self.donors or self.settings.get("mask"))
 
     @property
     def options(self) -> dict[str, float]:
@@ -129,6 +130,14 @@ METHODS: dict[str, Method] = {
             ),
             tolerant=True,
             settings={"steps": 100, "rate": 0.01, "rank": 0},
+            batches=True,
+        ),
+        Method(
+            "masked",
+            "new units are drawn and stand behind a mask, 0 at first, that norms weigh by",
+            ("statistics", "zero"),
+            ("zero",),
+            settings={"mask": 0},
         ),
         Method(
             "fuse",

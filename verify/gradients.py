@@ -24,6 +24,7 @@ from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.expansion import Expansion, Fill, Split
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import is_leaf
+from meristem.rewrite.masks import NAME
 from meristem.verify.inputs import Sample
 from meristem.verify.numeric import Interface, worst
 from meristem.verify.programs import TorchDouble, TorchModule, to_numpy
@@ -41,6 +42,8 @@ STEP = 0.01
 # A zero factor moves at the first step and wakes its partner at the second. A unit that is new in a
 # block that is new, or behind a head that is tied to an embedding, stands behind two of them or three.
 STEPS = 4
+# Where the mask of masked growth is moved to for these steps.
+HALF = 0.5
 _DIRECTIONS = 3
 
 Gradients = dict[str, Array]
@@ -156,12 +159,15 @@ def training(
     grown.uncrop(ends, names)
     whole = Interface([*interface.edits, *ends])
     measures = [*_adjoint(first, lifted, before, after, recipes)] if preserves else []
+    notes: list[str] = []
+    if NAME in grown.module.tensors:  # behind a mask of zero nothing learns
+        grown.module.tensors[NAME] = torch.full((), HALF, dtype=torch.float64)
+        notes.append(f"new coordinates learn with their mask at {HALF}")
     steps = []
     for _ in range(STEPS):
         steps.append(after.gradients(placed, names, whole, old=False))
         after.step(steps[-1])
     settled = after.gradients(placed, names, whole, old=False)
-    notes: list[str] = []
     failures: list[str] = []
     dead, excused = _dead(steps, after, recipes, indexed)
     notes += excused
