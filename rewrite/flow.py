@@ -72,7 +72,7 @@ class Flow:
     op: Op | None = None
 
     def __post_init__(self) -> None:
-        if any(s in (*COPIES, "rms") for s in self.growth.strategies.values()):
+        if any(s in (*COPIES, "rms", "incoming") for s in self.growth.strategies.values()):
             self.shared = shared_axes(self.eq.graph)
 
     def run(self) -> Flow:

@@ -133,6 +133,13 @@ METHODS: dict[str, Method] = {
             batches=True,
         ),
         Method(
+            "gradmax",
+            "new units are zero, and what sums them is where their gradient on batches is largest",
+            ("incoming",),
+            ("incoming",),
+            batches=True,
+        ),
+        Method(
             "masked",
             "new units are drawn and stand behind a mask, 0 at first, that norms weigh by",
             ("statistics", "zero"),

@@ -114,7 +114,8 @@ class Mixing:
                 for d in self.blocks[k][i].digits
                 if d.fresh
             ]
-            vanishes = any_of([*self._cancels(where, new), y.zero, x.zero])
+            factors = [x.zero, y.zero] if self._incoming(new) else [y.zero, x.zero]
+            vanishes = any_of([*self._cancels(where, new), *factors])
             if not fresh and new:
                 self._oblige(vanishes, x, y, where, new)
             elif not fresh:
@@ -158,6 +159,16 @@ class Mixing:
             self.flow.oblige(
                 vanishes, "sums over new coordinates, so one factor must be zero", atoms
             )
+
+    def _incoming(self, new: Sequence[Any]) -> bool:
+        """Is the first factor rather zero: what is summed, where the second is a weight that sums it?
+
+        Of several ways to make a sum vanish the planner takes the first that is possible.
+        """
+        if not any(self.flow.growth.strategy(d.atom) == "incoming" for d in new):
+            return False
+        weights = [bool(self.flow.shared.get(v)) for v in self.op.inputs[:2]]
+        return weights != [True, False]
 
     def _cancels(self, where: dict[int, int], new: Sequence[Any]) -> Iterator[Formula]:
         """For each summed digit of pairs: one operand's halves are equal there, the other's opposite."""
