@@ -20,7 +20,8 @@ from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
 from meristem.rewrite.edits import BoundaryEdit, EditScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.expansion import Expansion
-from meristem.rewrite.graph import Weight
+from meristem.rewrite.graph import Array, Weight
+from meristem.rewrite.made import Copy, Made
 
 
 def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
@@ -91,9 +92,18 @@ def lift_tensors(
 
 def grow_tensor(old: torch.Tensor, recipe: Expansion) -> torch.Tensor:
     """Evaluate a recipe on a stored tensor, in its own dtype."""
+    return _evaluated(old, recipe.apply)
+
+
+def made_tensor(old: torch.Tensor, made: Made) -> torch.Tensor:
+    """A tensor of a new layer from its source's, in its own dtype."""
+    return old.detach().clone() if isinstance(made, Copy) else _evaluated(old, made.apply)
+
+
+def _evaluated(old: torch.Tensor, make: Callable[[Array], Array]) -> torch.Tensor:
     wide = old.detach().cpu()
     array = wide.float().numpy() if wide.dtype == torch.bfloat16 else wide.numpy()
-    new = recipe.apply(array)
+    new = make(array)
     return torch.from_numpy(np.ascontiguousarray(new)).to(old.dtype).to(old.device)
 
 

@@ -2,7 +2,8 @@
 
 A lift is a nested term: ``["atom", n, new]``, ``["prod", ...]``, ``["cat", ...]``. A leaf
 ``["share", n, new, key]`` is an atom whose new coordinates share what the old ones hold: what sums over the
-axis reads replicas there, so that a coordinate and its replicas must hold together what it held alone.
+axis reads replicas there, so that a coordinate and its replicas must hold together what it held alone. A
+leaf ``["whole", n, n]`` is an atom of a new layer all of whose coordinates are made anew from their own.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def generator(key: str) -> np.random.Generator:
 
 
 def _leaf(term: Any) -> bool:
-    return term[0] in ("atom", "share")
+    return term[0] in ("atom", "share", "whole")
 
 
 def _size(term: Any, which: int) -> int:
@@ -93,6 +94,8 @@ def _core(term: Any) -> Any:
 
 
 def _blocks(term: Any) -> list[Digits]:
+    if term[0] == "whole":
+        return [((term[1], True),)]
     if _leaf(term):
         old: Digits = ((term[1], False),)
         return [old] if term[1] == term[2] else [old, ((term[2] - term[1], True),)]
@@ -118,7 +121,7 @@ def _coordinates(term: Any) -> tuple[Array, Array]:
 
 
 def _shared(term: Any) -> Array:
-    if term[0] == "atom":
+    if term[0] in ("atom", "whole"):
         return np.arange(term[2])
     if term[0] == "share":
         _, old, new, key = term
