@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +16,7 @@ from meristem.carriers.onnx_values import read, stored
 from meristem.rewrite.depth import CloneEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array, Value, Weight
+from meristem.rewrite.made import Copy, Made
 from meristem.rewrite.steps import Block
 
 
@@ -246,17 +246,15 @@ class _Weights:
     def _copied(self, w: Weight, value: ir.Value, name: str) -> ir.Value:
         depth, clone = self.depth, self.clone
         tensor = stored(value)
-        constant = clone.zeroed.get(w)
+        made = clone.how(w)
+        shape = ir.Shape(made.shape(tuple(tensor.shape)))
         new = ir.Value(
-            name=depth.editor.fresh_name(clone.name(name)), shape=ir.Shape(tensor.shape),
+            name=depth.editor.fresh_name(clone.name(name)), shape=shape,
             type=value.type if value.type is not None else ir.TensorType(tensor.dtype),
         )  # fmt: skip
-        make: Callable[[], Array] = (
-            _reader(tensor) if constant is None else _filler(tensor, constant)
-        )
         new.const_value = ir.LazyTensor(
-            lambda: ir.Tensor(make(), dtype=tensor.dtype, name=new.name),
-            dtype=tensor.dtype, shape=ir.Shape(tensor.shape), cache=False, name=new.name,
+            lambda: ir.Tensor(_array(made, read(tensor)), dtype=tensor.dtype, name=new.name),
+            dtype=tensor.dtype, shape=shape, cache=False, name=new.name,
         )  # fmt: skip
         new.metadata_props.update(_moved_record(value.metadata_props, clone.modules))
         depth.graph.register_initializer(new)
@@ -275,12 +273,8 @@ def _producer(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
 
 
-def _reader(tensor: Any) -> Callable[[], Array]:
-    return lambda: read(tensor)
-
-
-def _filler(tensor: Any, constant: float) -> Callable[[], Array]:
-    return lambda: np.full(tuple(tensor.shape), constant, tensor.dtype.numpy())
+def _array(made: Made, old: Array) -> Array:
+    return old if isinstance(made, Copy) else np.ascontiguousarray(made.apply(old))
 
 
 def _moved_record(record: Mapping[str, str], modules: dict[str, str]) -> dict[str, str]:

@@ -24,6 +24,8 @@ from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
 from meristem.rewrite.edits import BoundaryEdit, EditScript, WeightEdit
 from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.graph import Array
+from meristem.rewrite.made import Copy, Made
 from meristem.rewrite.masks import NAME
 
 
@@ -118,16 +120,21 @@ def lift_tensors(
             edit.expansion.name if edit else str(old.shape),
         )
         if key not in done:
-            done[key] = like(old, _grown(old, edit) if edit else old.detach().clone())
+            done[key] = like(old, _evaluated(old, edit.make) if edit else old.detach().clone())
         out[name] = done[key]
     return out
 
 
-def _grown(old: torch.Tensor, edit: WeightEdit) -> torch.Tensor:
+def made_tensor(old: torch.Tensor, made: Made) -> torch.Tensor:
+    """A tensor of a new layer from its source's, in its own dtype."""
+    return old.detach().clone() if isinstance(made, Copy) else _evaluated(old, made.apply)
+
+
+def _evaluated(old: torch.Tensor, make: Callable[[Array], Array]) -> torch.Tensor:
     """What a recipe makes of a stored tensor, in its own dtype."""
     wide = old.detach().cpu()
     array = wide.float().numpy() if wide.dtype == torch.bfloat16 else wide.numpy()
-    return torch.from_numpy(np.ascontiguousarray(edit.make(array))).to(old.dtype).to(old.device)
+    return torch.from_numpy(np.ascontiguousarray(make(array))).to(old.dtype).to(old.device)
 
 
 def like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:

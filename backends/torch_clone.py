@@ -17,11 +17,12 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from meristem.backends.program import lift_tensors, like, rebuild
+from meristem.backends.program import lift_tensors, like, made_tensor, rebuild
 from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.rewrite.depth import CloneEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Value
+from meristem.rewrite.made import COPY
 from meristem.rewrite.numbering import replaced, within
 from meristem.rewrite.steps import Block
 
@@ -184,7 +185,6 @@ class _Depth:
     def _store(self, clone: CloneEdit, region: _Region) -> dict[fx.Node, fx.Node]:
         """Placeholders and tensors of the copy; what others read too stays shared."""
         own = {name: w for w in clone.block.weights for name in w.names}
-        constants = {n: v for w, v in clone.zeroed.items() for n in w.names}
         inside = set(region.nodes)
         done: dict[int, torch.Tensor] = {}
         out: dict[fx.Node, fx.Node] = {}
@@ -197,10 +197,8 @@ class _Depth:
                 continue
             old = self.tensors[name]
             if id(old) not in done:
-                fresh = old.detach().clone()
-                if name in constants:
-                    fresh.fill_(constants[name])
-                done[id(old)] = like(old, fresh)
+                w = own.get(name)
+                done[id(old)] = like(old, made_tensor(old, COPY if w is None else clone.how(w)))
             new = clone.name(name)
             if name in self.carrier.gates:
                 self.gates.add(new)

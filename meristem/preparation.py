@@ -66,13 +66,20 @@ class Prepared:
         # Widening adds operators without paths to files that have no others, so names are not asked.
         twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
         targets = {twins[name]: n for name, n in self.layers.items()}
-        order = method(self.plan.method).order
-        return plan_depth(wide.graph, wide.equations, targets, at=self.plan.at, order=order)
+        chosen = method(self.plan.method)
+        return plan_depth(
+            wide.graph,
+            wide.equations,
+            targets,
+            at=self.plan.at,
+            order=chosen.order,
+            cancel=chosen.cancel,
+        )
 
     @property
     def sources(self) -> dict[str, tuple[str, str]]:
         """For every stored name that depth adds or moves: the name that it has before depth, and
-        ``copy`` or the constant that fills it. A gate has no source."""
+        the text of its recipe (``rewrite.made``). A gate has no source."""
         script = self.depth
         out: dict[str, tuple[str, str]] = {}
         graph = self.model.graph
@@ -83,12 +90,11 @@ class Prepared:
             if script.moved(name) != name:
                 out[script.moved(name)] = (name, "copy")
         for clone in script.clones:
-            constants = {n: v for w, v in clone.zeroed.items() for n in w.names}
+            made = {n: m.text for w, m in clone.made.items() for n in w.names}
             own = {n for w in clone.block.weights for n in w.names}
             for name in names:
                 if name in own or within(name, clone.modules):
-                    how = repr(constants[name]) if name in constants else "copy"
-                    out[clone.name(name)] = (name, how)
+                    out[clone.name(name)] = (name, made.get(name, "copy"))
             if clone.gate:
                 out[clone.gate] = ("", "0.0")
         return out

@@ -1,6 +1,7 @@
-"""The passes: one file for each way to grow. ``WIDTH_PASSES`` maps kinds to theirs; ``LAYERS`` is depth."""
+"""The passes: one file for each way to grow. ``WIDTH_PASSES`` maps kinds to theirs, others are depth."""
 
 from meristem.passes.base import WidthPass
+from meristem.passes.cancel import CANCEL
 from meristem.passes.heads import HEADS
 from meristem.passes.hidden import HIDDEN
 from meristem.passes.layers import LAYERS
@@ -13,4 +14,4 @@ WIDTH_PASSES: dict[str, WidthPass] = {
     kind: p for p in (HEADS, HIDDEN, MLP, QK_DIM, VALUE_DIM, WIDTH) for kind in p.kinds
 }
 
-__all__ = ["LAYERS", "WIDTH_PASSES", "WidthPass"]
+__all__ = ["CANCEL", "LAYERS", "WIDTH_PASSES", "WidthPass"]

@@ -22,6 +22,8 @@ Ints = npt.NDArray[np.int64]
 
 # Strategies whose new coordinates repeat old ones: in whole rounds, round and round to any size, at random.
 COPIES = ("copy", "circular", "replicas")
+# Strategies whose new coordinates are two halves: beside the old ones, or instead of them in a new layer.
+PAIRS = ("pair", "halves")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,11 @@ class Growth:
 
     def equal(self, atom: int) -> bool:
         """Do the fresh coordinates of a grown atom equal others, so that any function keeps it?"""
-        return self.copies(atom) or self.strategy(atom) == "pair"
+        return self.copies(atom) or self.strategy(atom) in PAIRS
+
+    def phantom(self, digit: Digit) -> bool:
+        """Are these the old coordinates of an atom of which a new layer has the fresh ones alone?"""
+        return digit.grown and not digit.fresh and self.strategy(digit.atom) == "halves"
 
     def copies(self, atom: int) -> bool:
         """Do the fresh coordinates of a grown atom repeat old ones?"""

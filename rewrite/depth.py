@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from meristem.rewrite.cancel import cancelled
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved, SizeError
 from meristem.rewrite.graph import Graph, Value, Weight
+from meristem.rewrite.made import COPY, Constant, Made, Rebuilt
 from meristem.rewrite.numbering import replaced, within
 from meristem.rewrite.orders import copies
 from meristem.rewrite.renumber import renumber
@@ -29,8 +31,8 @@ class CloneEdit:
     """A copy of ``block`` between ``after`` and everything that reads it (and earlier copies there).
 
     ``modules`` maps the source's module paths to the copy's; a weight outside of them is named with
-    ``tag``. ``zeroed`` are weights of the source whose copies are filled with a constant; ``gate`` is the
-    name of a new scalar parameter, zero.
+    ``tag``. ``made`` are recipes of copies that hold something else than their source; ``gate`` is the name
+    of a new scalar parameter, zero.
     """
 
     stack: Stack
@@ -39,12 +41,26 @@ class CloneEdit:
     rank: int  # how many copies precede it in its stack
     after: Value
     modules: dict[str, str] = field(default_factory=dict)
-    zeroed: dict[Weight, float] = field(default_factory=dict)
+    made: dict[Weight, Made] = field(default_factory=dict)
     gate: str | None = None
 
     @property
     def tag(self) -> str:
         return f"grown{self.rank + 1}"
+
+    @property
+    def zeroed(self) -> dict[Weight, float]:
+        """Weights of the source whose copies are filled with a constant."""
+        return {w: m.value for w, m in self.made.items() if isinstance(m, Constant)}
+
+    @property
+    def halves(self) -> list[Weight]:
+        """Weights of the source whose copies hold halves that are equal or opposite."""
+        return [w for w, m in self.made.items() if isinstance(m, Rebuilt)]
+
+    def how(self, w: Weight) -> Made:
+        """The recipe of a weight's copy."""
+        return self.made.get(w, COPY)
 
     @property
     def block(self) -> Block:
@@ -70,6 +86,7 @@ class DepthReport:
     zeroed: tuple[str, ...]
     gates: tuple[str, ...]
     order: str = ""
+    halves: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         pairs = ", ".join(
@@ -79,9 +96,10 @@ class DepthReport:
             for p, s in zip(self.positions, self.sources, strict=True)
         )
         how = f"zero: {', '.join(self.zeroed)}" if self.zeroed else ""
+        halves = f"halves that cancel: {', '.join(self.halves)}" if self.halves else ""
         gate = f"gates at zero: {', '.join(self.gates)}" if self.gates else ""
         order = f"they compute at once, in the order {self.order}" if self.order else ""
-        rest = "; ".join(p for p in (how, gate, order) if p)
+        rest = "; ".join(p for p in (halves, how, gate, order) if p)
         return f"{self.stack} {self.old} -> {self.new}: {pairs}; {rest}"
 
 
@@ -104,15 +122,13 @@ class DepthScript:
 
     @property
     def weights(self) -> dict[str, tuple[str, str]]:
-        """New weights: name -> (name of the source or "", "copy", "zero" or a constant)."""
+        """New weights: name -> (name of the source or "", the text of the recipe)."""
         out: dict[str, tuple[str, str]] = {}
         for c in self.clones:
             for w in c.block.weights:
-                constant = c.zeroed.get(w)
-                how = "copy" if constant is None else f"{constant:g}" if constant else "zero"
-                out.update({c.name(n): (n, how) for n in w.names})
+                out.update({c.name(n): (n, c.how(w).text) for n in w.names})
             if c.gate:
-                out[c.gate] = ("", "zero")
+                out[c.gate] = ("", Constant(0.0).text)
         return out
 
     @property
@@ -138,14 +154,20 @@ class DepthScript:
 
 
 def plan_depth(
-    graph: Graph, eq: Equations, sizes: Mapping[Stack, int], at: At = "end", order: str = ""
+    graph: Graph,
+    eq: Equations,
+    sizes: Mapping[Stack, int],
+    at: At = "end",
+    order: str = "",
+    cancel: bool = False,
 ) -> DepthScript:
     """The edit script for stacks at new numbers of blocks.
 
     ``at`` is "end", "spread" (copies evenly between, each of the block before it) or positions: a new
     block (or period) before the block of that number, as many as are added; one position takes all.
     A copy is made of the block before its position, at position 0 of the first. With an ``order`` of
-    ``rewrite.orders`` it says both, and the copies compute.
+    ``rewrite.orders`` it says both, and the copies compute. With ``cancel`` halves of the copies cancel
+    (``rewrite.cancel``), otherwise their factors nearest to the sum are zero.
 
     Raises SizeError for a target below today's, one that is no whole number of periods, or positions
     that do not fit; NotPreserved where a block cannot be made the identity.
@@ -157,7 +179,9 @@ def plan_depth(
     renumber(graph, script)
     taken = {n for w in (*graph.weights, *graph.unused) for n in w.names}
     for clone in script.clones:
-        if not order:
+        if cancel:
+            clone.made = cancelled(eq, clone.block, clone.stack.name)
+        elif not order:
             _settle(clone, taken)
     for stack, target in sizes.items():
         own = [c for c in script.clones if c.stack is stack]
@@ -234,7 +258,7 @@ def _settle(clone: CloneEdit, taken: set[str]) -> None:
     """What makes the copy the identity: constants, or a gate."""
     block, stack = clone.block, clone.stack
     constants = _identity(block)
-    clone.zeroed = constants or {}
+    clone.made = {w: Constant(v) for w, v in (constants or {}).items()}
     if constants is not None:
         return
     if not block.exit.is_float:
@@ -271,6 +295,7 @@ def _report(stack: Stack, target: int, clones: Sequence[CloneEdit], order: str) 
         tuple(c.name(w.name) for c in clones for w in c.zeroed),
         tuple(c.gate for c in clones if c.gate),
         order,
+        tuple(c.name(w.name) for c in clones for w in c.halves),
     )
 
 

@@ -30,7 +30,8 @@ HIDDEN = 1e4
 
 @dataclass(frozen=True)
 class Fill:
-    """What a fresh block holds: ``zero``, ``free`` (drawn), ``positive``, ``given``, ``mean`` or ``copy``.
+    """What a fresh block holds: ``zero``, ``free`` (drawn), ``positive``, ``given``, ``mean``, ``copy``, or
+    what was stored there (``same``, in a new layer).
 
     ``digit`` numbers the fresh digit along which a mean or copy is taken, ``source`` is the block that it
     is taken from, ``key`` which of its coordinates are copied (see ``replicas``). ``pairs`` are (digit,
@@ -97,7 +98,9 @@ class Expansion:
     @property
     def changes(self) -> bool:
         """Does anything differ from the stored tensor?"""
-        return any(a.grows for a in self.axes) or any(self.scales.values()) or bool(self.donors)
+        made = any(f.pairs or f.kind == "zero" for f in self.fills.values())
+        grown = any(a.grows for a in self.axes) or any(self.scales.values())
+        return made or grown or bool(self.donors)
 
     def apply(self, old: Array, dtype: Any = None, donors: Sequence[Array] = ()) -> Array:
         """The new tensor, computed in float64 and rounded once to ``dtype`` (default: the stored one).
@@ -203,6 +206,9 @@ class Expansion:
             return np.zeros(shape, target)
         if fill.kind == "given":
             return unpack(fill.data, shape).astype(target)
+        if fill.kind == "same":
+            own = _window(s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True))
+            return np.asarray(old[own], target)
         base = self._base(grids, index)
         if fill.kind in ("mean", "copy"):
             axis, position = self._digits(grids, index)[fill.digit]

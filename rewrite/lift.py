@@ -4,7 +4,8 @@ A lift is a nested term: ``["atom", n, new]``, ``["prod", ...]``, ``["cat", ...]
 ``["share", n, new, key]`` is an atom whose new coordinates share what the old ones hold: what sums over the
 axis reads replicas there, so that a coordinate and its replicas must hold together what it held alone.
 ``["copy", n, new, key]`` is an atom whose new coordinates are replicas too, and hold all that theirs do.
-``["write", n, new, key]`` and ``["read", n, new, key]`` are atoms that a matrix maps (``rewrite.maps``).
+``["write", n, new, key]`` and ``["read", n, new, key]`` are atoms that a matrix maps (``rewrite.maps``). A
+leaf ``["whole", n, n]`` is an atom of a new layer all of whose coordinates are made anew from their own.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ _LATER = ("share", "write", "read")
 
 def is_leaf(term: Any) -> bool:
     """Is this one factor, with an old and a new size?"""
-    return term[0] in ("atom", "copy", *_LATER)
+    return term[0] in ("atom", "copy", "whole", *_LATER)
 
 
 def _size(term: Any, which: int) -> int:
@@ -120,6 +121,8 @@ def _core(term: Any) -> Any:
 
 
 def _blocks(term: Any) -> list[Digits]:
+    if term[0] == "whole":
+        return [((term[1], True),)]
     if is_leaf(term):
         old: Digits = ((term[1], False),)
         return [old] if term[1] == term[2] else [old, ((term[2] - term[1], True),)]

@@ -164,17 +164,19 @@ METHODS: dict[str, Method] = {
 
 # What new blocks are: the identity, copies that compute in some order, or parts of the old blocks (no
 # preservation).
-DEPTH = ("identity", "stack", "split")
+DEPTH = ("identity", "cancel", "stack", "split")
 
 
 @dataclass(frozen=True)
 class Chosen:
     """A method for width and one for depth; ``order`` is empty where new blocks are the identity, and
-    ``split`` says that a block and its copies share its branches."""
+    ``split`` says that a block and its copies share its branches, ``cancel`` that halves of new blocks
+    cancel."""
 
     width: Method
     order: str = ""
     split: bool = False
+    cancel: bool = False
 
 
 def method(text: str) -> Chosen:
@@ -194,7 +196,8 @@ def method(text: str) -> Chosen:
         seen.add(part)
         given = dict(_option(text, w) for w in options.split(",")) if options else {}
         if part == "depth":
-            out = replace(out, order=_order(text, name, given), split=name == "split")
+            order = _order(text, name, given)
+            out = replace(out, order=order, split=name == "split", cancel=name == "cancel")
         else:
             out = replace(out, width=_width(text, name, given))
     return out

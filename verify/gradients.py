@@ -24,6 +24,7 @@ from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.expansion import Expansion, Fill, Split
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import is_leaf
+from meristem.rewrite.made import Rebuilt
 from meristem.rewrite.masks import NAME
 from meristem.verify.inputs import Sample
 from meristem.verify.numeric import Interface, worst
@@ -204,12 +205,12 @@ def _adjoint(
     home = {n: first for first, names in after.tied.items() for n in names}
     came: dict[str, list[str]] = {}
     for name in home:
-        source, how = recipes.clones.get(name, (name, "copy"))
-        if how == "copy":  # a moved weight, or a copy in a new block, which adds nothing yet
+        source = recipes.clones.get(name, (name, ""))[0]
+        if recipes.made(name).linear:  # a moved weight, or one of a new layer
             came.setdefault(source, []).append(name)
     total = max(_norm([g]) for g in old.values())
     for name, g in old.items():
-        partners = sorted({home[m] for n in before.tied[name] for m in came.get(n, [])})
+        partners = {home[m]: recipes.made(m) for n in before.tied[name] for m in came.get(n, [])}
         if not partners:
             continue
         recipe = recipes.weights.get(name)
@@ -218,7 +219,7 @@ def _adjoint(
         for _ in range(_DIRECTIONS):
             d = rng.standard_normal(g.shape)
             t = d if recipe is None else linear(recipe).apply(d)
-            h = sum(float(np.vdot(new[p], t)) for p in partners)
+            h = sum(float(np.vdot(new[p], m.apply(t))) for p, m in sorted(partners.items()))
             error = abs(float(np.vdot(g, d)) - h)
             allowed = LIFT_LIMIT * _norm([d]) * max(_norm([g]), total * 1e-3)
             if error * limit >= most * allowed:
@@ -328,12 +329,14 @@ def _twins(gradients: Gradients, after: Leaves, recipes: Recipes) -> list[str]:
     top = max(float(np.abs(g).max(initial=0)) for g in gradients.values())
     out = []
     for first in after.tied:
-        recipe = recipes.recipe(first)
-        if recipe is None:
-            continue
+        made, recipe = recipes.made(first), recipes.recipe(first)
+        rows = [] if recipe is None else [a.coordinates()[0] < 0 for a in recipe.axes]
+        if isinstance(made, Rebuilt):  # a new layer, with halves along some axes
+            rows = [
+                np.full(a.size, any(f for b in a.blocks() for _, f in b)) for a in made.recipe.axes
+            ]
         w, g = to_numpy(after.leaves[first]), gradients[first]
-        for axis, lift in enumerate(recipe.axes):
-            fresh = lift.coordinates()[0] < 0
+        for axis, fresh in enumerate(rows):
             if fresh.any() and _equal_slices(w, g, axis, fresh, NOTHING * top):
                 out.append(f"{first} along axis {axis}")
     return out

@@ -10,6 +10,7 @@ import numpy as np
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array
+from meristem.rewrite.made import Made, made
 from meristem.verify.report import Measure
 
 # Spacing of numbers next to one, by dtype.
@@ -24,8 +25,8 @@ class Recipes:
     """What a plan says of every stored name.
 
     ``source`` reads a tensor of the source model by name. ``weights`` are recipes by every name of a
-    weight, ``clones`` the names that depth makes or moves (name -> (source name or "", "copy" or the
-    number that fills it)), ``constants`` stored constants that the plan rewrites.
+    weight, ``clones`` the names that depth makes or moves (name -> (source name or "", the text of a recipe
+    of ``rewrite.made``)), ``constants`` stored constants that the plan rewrites.
     """
 
     source: Callable[[str], Array]
@@ -44,11 +45,15 @@ class Recipes:
         """
         source, how = self.clones.get(name, (name, "copy"))
         if not source:
-            return np.full(shape, _number(how))
+            return made(how).apply(np.zeros(shape))
         data = self.constants.get(source)
         if data is None:
             data = self._grown(source)
-        return data if how == "copy" else np.full(data.shape, _number(how))
+        return data if how == "copy" else made(how).apply(data)
+
+    def made(self, name: str) -> Made:
+        """What depth makes of the source of ``name``."""
+        return made(self.clones.get(name, (name, "copy"))[1])
 
     def _grown(self, name: str) -> Array:
         try:
@@ -66,10 +71,6 @@ class Recipes:
 
 def _wide(x: Array) -> Array:
     return x.astype(np.float64) if x.dtype.kind == "f" else x
-
-
-def _number(how: str) -> float:
-    return 0.0 if how == "zero" else float(how)
 
 
 def fits(recipes: Mapping[str, Expansion], shapes: Mapping[str, tuple[int, ...]]) -> str:

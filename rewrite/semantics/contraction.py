@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from meristem.rewrite.axes import Term
-from meristem.rewrite.blocks import combinations
+from meristem.rewrite.blocks import PAIRS, combinations
 from meristem.rewrite.cell import Cell
 from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, Formula, all_of, any_of
-from meristem.rewrite.graph import Array, Op, Shape, Value
+from meristem.rewrite.graph import Array, Op, Shape, Value, Weight
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.scale import Linear
 from meristem.rewrite.semantics.functions import trailing
@@ -91,7 +91,15 @@ class Mixing:
 
     def run(self) -> None:
         flow = self.flow
-        self.sums = list(combinations([len(self.blocks[k]) for k in self.summed]))
+        self.sums = [
+            combo
+            for combo in combinations([len(self.blocks[k]) for k in self.summed])
+            if not any(
+                flow.growth.phantom(d)
+                for k, i in zip(self.summed, combo, strict=True)
+                for d in self.blocks[k][i].digits
+            )
+        ]
         flow.set(self.op.output, flow.build(self.op.output, self._cell))
 
     def _at(self, side: int, where: dict[int, int]) -> Cell:
@@ -116,19 +124,20 @@ class Mixing:
             ]
             factors = [x.zero, y.zero] if self._incoming(new) else [y.zero, x.zero]
             vanishes = any_of([*self._cancels(where, new), *factors])
+            zeros.append(vanishes)
             if not fresh and new:
                 self._oblige(vanishes, x, y, where, new)
             elif not fresh:
                 scales.append(self._scale(x, y, combo))
             else:
-                zeros.append(vanishes)
                 stuck.append(any_of([x.stuck, y.stuck, all_of([x.zero, y.zero])]))
                 for k, (axis, atom) in enumerate(fresh):
                     nothing = vanishes_for(self.labels, self.out[axis], x, y)
                     twins[k].append(any_of([self._twin(where, fresh, k, axis, atom), nothing]))
                     opposites[k].append(any_of([self._opposite(where, fresh, k, axis), nothing]))
         if not fresh:
-            return Cell(scale=self.flow.equal_scales(scales, "sums blocks"))
+            scale = self.flow.equal_scales(scales, "sums blocks")
+            return Cell(all_of(zeros) if scale is None else FALSE, scale=scale)
         return Cell(
             all_of(zeros),
             tuple(all_of(t) for t in twins),
@@ -171,18 +180,29 @@ class Mixing:
         return weights != [True, False]
 
     def _cancels(self, where: dict[int, int], new: Sequence[Any]) -> Iterator[Formula]:
-        """For each summed digit of pairs: one operand's halves are equal there, the other's opposite."""
+        """For each summed digit of pairs: one operand's halves are equal there, the other's opposite.
+
+        In new layers the opposite ones are stored, wherever that is possible.
+        """
+        later: list[Formula] = []
         for k in self.summed:
             digits = self.blocks[k][where[k]].digits
             fresh = [d for d in digits if d.fresh]
             for nth, d in enumerate(fresh):
-                if self.flow.growth.strategy(d.atom) != "pair":
+                strategy = self.flow.growth.strategy(d.atom)
+                if strategy not in PAIRS:
                     continue
-                own = [self._digit(s, where, k, nth) for s in (0, 1) if k in self.labels[s]]
-                for n in range(len(own)):
-                    yield all_of(
+                sides = [s for s in (0, 1) if k in self.labels[s]]
+                own = [self._digit(s, where, k, nth) for s in sides]
+                for n, side in enumerate(sides):
+                    cancel = all_of(
                         c.opposite(i) if n == m else c.twins[i] for m, (c, i) in enumerate(own)
                     )
+                    if strategy == "pair" or stored_behind(self.op.inputs[side]):
+                        yield cancel
+                    else:
+                        later.append(cancel)
+        yield from later
 
     def _digit(self, side: int, where: dict[int, int], label: int, nth: int) -> tuple[Cell, int]:
         """An operand's cell, and the number among all its fresh digits of the nth of a label."""
@@ -253,6 +273,13 @@ class Mixing:
         return [
             self._digit(side, where, label, nth) for side in (0, 1) if label in self.labels[side]
         ]
+
+
+def stored_behind(v: Value) -> bool:
+    """Is a value a stored tensor, seen through layout and precision?"""
+    while v.producer is not None and v.producer.kind in ("identity", "cast", "reshape", "permute"):
+        v = v.producer.inputs[0]
+    return isinstance(v, Weight)
 
 
 def vanishes_for(labels: tuple[Labels, Labels], label: int, x: Cell, y: Cell) -> Formula:

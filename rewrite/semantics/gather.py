@@ -55,7 +55,9 @@ class Take(Base):
             if not fresh:
                 scale = flow.equal_scales([c.scale for c in row], "reads rows of blocks")
                 signs = all_of(c.nonneg for c in row), all_of(c.pos for c in row)
-                return Cell(FALSE, (), scale, *signs)
+                return Cell(
+                    all_of(c.zero for c in row) if scale is None else FALSE, (), scale, *signs
+                )
             kept = [k for k in range(len(fresh)) if k not in from_index]
             twins, opposites = [FALSE] * len(fresh), [FALSE] * len(fresh)
             for n, k in enumerate(kept):

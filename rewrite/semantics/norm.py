@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meristem.rewrite.blocks import COPIES, Block, combinations
+from meristem.rewrite.blocks import COPIES, PAIRS, Block, combinations
 from meristem.rewrite.cell import Cell
 from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of
@@ -144,7 +144,9 @@ class _NormFlow:
         if self.strategies == {"copy"}:
             return Cell(FALSE, x.twins, None)
         zero = x.zero if not self.center else FALSE
-        twins = x.twins if self.strategies == {"pair"} else (FALSE,) * len(fresh)
+        twins = (
+            x.twins if self.strategies and self.strategies <= {*PAIRS} else (FALSE,) * len(fresh)
+        )
         if self.center:
             return Cell(zero, twins, None)
         return Cell(zero, twins, None, opposites=x.opposites, stuck=x.stuck)

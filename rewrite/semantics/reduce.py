@@ -85,7 +85,9 @@ class Sum(Base):
                 return Cell(zero, twins, None, nonneg, pos, stuck=stuck)
             gain = -ratio if op.attrs["mean"] else 0.0
             scale = flow.equal_scales(scales, "sums blocks")
-            return Cell(FALSE, (), None if scale is None else scale + Linear(gain), nonneg, pos)
+            if scale is None:
+                return Cell(all_of(c.zero for c in row), (), None, nonneg, pos)
+            return Cell(FALSE, (), scale + Linear(gain), nonneg, pos)
 
         flow.set(op.output, flow.build(op.output, make))
 

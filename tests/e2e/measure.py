@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from meristem.backends.program import lift_tensors
 from meristem.carriers.torch_double import double_module, double_tensors
 from meristem.rewrite.edits import WeightEdit
+from meristem.rewrite.made import made
 
 EPS32 = 2.0**-23
 
@@ -36,10 +37,10 @@ def recipes_in_double(model: Any, grown: Any) -> dict[str, torch.Tensor]:
     out = dict(grown.carrier.tensors)
     for name, stored in out.items():
         source, how = plan.clones.get(name, (name, "copy"))
-        if how != "copy":
-            out[name] = torch.full_like(stored, float(how), dtype=torch.float64)
-        elif source in wide and wide[source].shape == stored.shape:
-            out[name] = wide[source]
+        old = wide.get(source, torch.zeros_like(stored, dtype=torch.float64))
+        new = old if how == "copy" else torch.from_numpy(made(how).apply(old.numpy()))
+        if source in wide and new.shape == stored.shape:
+            out[name] = new
     return {
         name: t.double() if t.dtype.is_floating_point else grown.carrier.tensors[name]
         for name, t in out.items()

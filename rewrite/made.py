@@ -1,0 +1,153 @@
+"""What the stored tensors of new layers hold: one recipe each, made of one tensor of the source.
+
+A recipe has a text, which is what a plan keeps beside the name of the source: "copy", a number, or JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from meristem.rewrite.expansion import Expansion
+from meristem.rewrite.graph import Array, Shape
+from meristem.rewrite.plan import expansion_data, expansion_from
+
+
+class Made(Protocol):
+    """A recipe. ``linear`` recipes carry a direction of the source to one of the copy; others are constant,
+    or read what is not learned."""
+
+    @property
+    def linear(self) -> bool: ...
+
+    @property
+    def text(self) -> str:
+        """The recipe as a plan keeps it."""
+        ...
+
+    def shape(self, old: Shape) -> Shape:
+        """The shape that a source of shape ``old`` gives."""
+        ...
+
+    def apply(self, old: Array) -> Array:
+        """The new tensor, in the type of the source."""
+        ...
+
+
+@dataclass(frozen=True)
+class Copy:
+    """The source's values."""
+
+    linear: bool = True
+
+    @property
+    def text(self) -> str:
+        return "copy"
+
+    def shape(self, old: Shape) -> Shape:
+        return old
+
+    def apply(self, old: Array) -> Array:
+        return np.array(old)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One number everywhere."""
+
+    value: float
+    linear: bool = False
+
+    @property
+    def text(self) -> str:
+        return repr(self.value)
+
+    def shape(self, old: Shape) -> Shape:
+        return old
+
+    def apply(self, old: Array) -> Array:
+        return np.full(old.shape, self.value, old.dtype)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The source through an Expansion that keeps its sizes: halves that are equal or opposite."""
+
+    recipe: Expansion
+    linear: bool = True
+
+    @property
+    def text(self) -> str:
+        return json.dumps({"expansion": expansion_data(self.recipe)})
+
+    def shape(self, old: Shape) -> Shape:
+        return self.recipe.shape
+
+    def apply(self, old: Array) -> Array:
+        return self.recipe.apply(old)
+
+
+@dataclass(frozen=True)
+class Dirac:
+    """The identity of ``size``: each output reads the input of its own number, at the kernel's middle.
+
+    Without a kernel a square matrix; with one [outputs, inputs of a group, *kernel], where output i of a
+    group reads input i of that group (Net2DeeperNet, arXiv:1511.05641).
+    """
+
+    size: Shape
+    linear: bool = False
+
+    @property
+    def text(self) -> str:
+        return json.dumps({"dirac": list(self.size)})
+
+    def shape(self, old: Shape) -> Shape:
+        return self.size
+
+    def apply(self, old: Array) -> Array:
+        out = np.zeros(self.size, old.dtype)
+        rows = np.arange(self.size[0])
+        middle = tuple(k // 2 for k in self.size[2:])
+        at: Any = (rows, rows % self.size[1], *middle)
+        out[at] = 1
+        return out
+
+
+@dataclass(frozen=True)
+class Root:
+    """sqrt(source + eps): the gain that undoes a division by it."""
+
+    eps: float
+    linear: bool = False
+
+    @property
+    def text(self) -> str:
+        return json.dumps({"root": self.eps})
+
+    def shape(self, old: Shape) -> Shape:
+        return old
+
+    def apply(self, old: Array) -> Array:
+        wide = np.sqrt(old.astype(np.float64) + self.eps)
+        return wide.astype(old.dtype)
+
+
+COPY = Copy()
+
+
+def made(text: str) -> Made:
+    """The recipe behind a text. Raises ValueError or KeyError where it is none."""
+    if text == "copy":
+        return COPY
+    if not text.startswith("{"):
+        return Constant(0.0 if text == "zero" else float(text))
+    data: dict[str, Any] = json.loads(text)
+    if "dirac" in data:
+        return Dirac(tuple(map(int, data["dirac"])))
+    if "root" in data:
+        return Root(float(data["root"]))
+    return Rebuilt(expansion_from(data["expansion"]))
