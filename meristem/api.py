@@ -101,7 +101,7 @@ def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:
 
 
 def _apply(model: Model, prepared: Prepared) -> Any:
-    carrier = prepared.widened
+    carrier = prepared.mixed
     if prepared.depth is not None:
         carrier = model.side.deepen(carrier, prepared.depth)
     return carrier

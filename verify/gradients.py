@@ -23,6 +23,8 @@ from meristem.carriers.torch_carrier import storage_key
 from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.expansion import Expansion, Fill, Split
 from meristem.rewrite.graph import Array
+from meristem.rewrite.upcycle import members
+from meristem.verify.experts import watch
 from meristem.verify.inputs import Sample
 from meristem.verify.numeric import Interface, worst
 from meristem.verify.programs import TorchDouble, TorchModule, to_numpy
@@ -164,6 +166,10 @@ def training(
     failures: list[str] = []
     dead, excused = _dead(steps, after, recipes, indexed)
     notes += excused
+    moved = {n: to_numpy(w) for n, w in after.leaves.items()}
+    mixed = watch(members(recipes.clones), steps, moved, NOTHING, TWIN)
+    dead = [d for d in dead if d.partition(" ")[0] not in mixed.idle]
+    notes += mixed.notes
     remarks: list[str] = []
     known = [*saddles, *(f"the padded input {e.name}" for e in cropped if not e.output)]
     if dead and known:
@@ -171,6 +177,7 @@ def training(
         remarks.append(f"{len(dead)} new blocks cannot train, as the plan says ({told})")
     else:
         failures += dead
+    failures += mixed.failures
     twins = _twins(settled, after, recipes)
     if twins and locked:
         told = ", ".join(twins[:4])

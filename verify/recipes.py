@@ -10,6 +10,7 @@ import numpy as np
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array
+from meristem.rewrite.upcycle import router
 from meristem.verify.report import Measure
 
 # Spacing of numbers next to one, by dtype.
@@ -25,7 +26,7 @@ class Recipes:
 
     ``source`` reads a tensor of the source model by name. ``weights`` are recipes by every name of a
     weight, ``clones`` the names that depth makes or moves (name -> (source name or "", "copy" or the
-    number that fills it)), ``constants`` stored constants that the plan rewrites.
+    number that fills it, or how it is drawn)), ``constants`` stored constants that the plan rewrites.
     """
 
     source: Callable[[str], Array]
@@ -44,6 +45,8 @@ class Recipes:
         """
         source, how = self.clones.get(name, (name, "copy"))
         if not source:
+            if how.startswith("normal"):
+                return router(how, name, shape)
             return np.full(shape, _number(how))
         data = self.constants.get(source)
         if data is None:

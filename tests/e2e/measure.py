@@ -33,6 +33,8 @@ def recipes_in_double(model: Any, grown: Any) -> dict[str, torch.Tensor]:
     out = dict(grown.carrier.tensors)
     for name, stored in out.items():
         source, how = plan.clones.get(name, (name, "copy"))
+        if how.startswith("normal"):
+            continue  # drawn, as it is stored
         if how != "copy":
             out[name] = torch.full_like(stored, float(how), dtype=torch.float64)
         elif source in wide and wide[source].shape == stored.shape:
