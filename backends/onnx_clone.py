@@ -25,7 +25,7 @@ def apply_depth(carrier: OnnxCarrier, script: DepthScript) -> OnnxCarrier:
 
     Raises CarrierError where a point of the stream is no value of the file.
     """
-    return _Depth(carrier, script).run()
+    return Repeats(carrier, script).run()
 
 
 @dataclass
@@ -37,7 +37,9 @@ class _Region:
     nodes: list[ir.Node]
 
 
-class _Depth:
+class Repeats:
+    """The steps of repeating blocks; ``run`` takes those of a growth in depth."""
+
     def __init__(self, carrier: OnnxCarrier, script: DepthScript) -> None:
         self.carrier, self.script = carrier, script
         self.editor = Editor(carrier)
@@ -220,7 +222,7 @@ class _Depth:
 class _Weights:
     """Initialisers of one copy: the block's own are repeated, all others are shared."""
 
-    def __init__(self, depth: _Depth, clone: CloneEdit) -> None:
+    def __init__(self, depth: Repeats, clone: CloneEdit) -> None:
         self.depth, self.clone = depth, clone
         self.names: dict[str, Weight] = {}
         self.uses: dict[tuple[ir.Node, int], Weight] = {}

@@ -34,7 +34,7 @@ def apply_depth(carrier: TorchCarrier, script: DepthScript) -> TorchCarrier:
 
     Raises CarrierError where a point of the stream is no value of the program.
     """
-    return _Depth(carrier, script).run()
+    return Repeats(carrier, script).run()
 
 
 @dataclass
@@ -46,7 +46,9 @@ class _Region:
     nodes: list[fx.Node]
 
 
-class _Depth:
+class Repeats:
+    """The steps of repeating blocks; ``run`` takes those of a growth in depth."""
+
     def __init__(self, carrier: TorchCarrier, script: DepthScript) -> None:
         self.carrier, self.script = carrier, script
         self.module = copied(carrier.program)

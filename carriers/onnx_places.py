@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
 
-from meristem.rewrite.numbering import replaced
+from meristem.rewrite.numbering import replaced, within
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FOLDED = "pkg.onnxscript.optimizer.folded_from"
@@ -42,6 +43,20 @@ def renamed(name: str, modules: dict[str, str]) -> str:
     if len(parts) != len(joints) + 1:
         return name
     return "/" + "".join(p + j for p, j in zip(parts, [*joints, ""], strict=True)) + f"/{leaf}"
+
+
+def placed(record: Mapping[str, str], path: str) -> dict[str, str]:
+    """The record of a new node in the module ``path``, after that of a node near it."""
+    scopes = _list(record.get(_SCOPES))
+    if not scopes:
+        return {}
+    parents = [s for s in scopes[:-1] if not s or within(path, [s])]
+    return {_SCOPES: repr([*parents, *([] if path in parents else [path]), scopes[-1]])}
+
+
+def beside(name: str, path: str, base: str) -> str:
+    """The name of a new node in the module ``path``, where names are paths as that of a node near it is."""
+    return f"/{path.replace('.', '/')}/{base}" if name.startswith("/") and path else base
 
 
 def place_of(node: ir.Node) -> str:

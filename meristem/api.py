@@ -117,7 +117,7 @@ def grow(
 
 
 def _apply(model: Model, prepared: Prepared) -> Any:
-    carrier = prepared.widened
+    carrier = prepared.mixed
     if prepared.depth is not None:
         carrier = model.side.deepen(carrier, prepared.depth)
     return carrier

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
 from typing import Any
 
+from meristem.mixtures import experts_wanted, report_experts, upcycling
 from meristem.model import Model
 from meristem.passes import LAYERS, WIDTH_PASSES
 from meristem.rewrite.axes import Term, atoms_of
@@ -44,6 +45,7 @@ class Prepared:
     plan: Plan
     script: EditScript | None
     layers: dict[str, int]
+    experts: dict[str, int] = field(default_factory=dict)
 
     @property
     def masked(self) -> bool:
@@ -54,6 +56,17 @@ class Prepared:
     def widened(self) -> Any:
         """The carrier after width, which shares nothing with the source."""
         return self.model.side.widen(self.model.carrier, self.script or EditScript())
+
+    @cached_property
+    def mixed(self) -> Any:
+        """The carrier after width and upcycling."""
+        script = self.upcycling
+        return self.widened if script is None else self.model.side.upcycle(self.widened, script)
+
+    @cached_property
+    def upcycling(self) -> Any:
+        """The script of new mixtures on the widened carrier; None without them."""
+        return upcycling(Model(self.widened, self.model.side), self) if self.experts else None
 
     @cached_property
     def depth(self) -> Any:
@@ -111,6 +124,7 @@ def prepare(
     plan = Plan({}, **options)
     _check_options(plan)
     supplied.check(method(plan.method))
+    experts, sizes = experts_wanted(model, sizes, plan)
     try:
         wishes = resolve(model.dimensions, sizes, boundary=plan.boundary)
     except PinnedDimension as error:
@@ -120,7 +134,7 @@ def prepare(
     periods = {n: s.period for n, s in model.stacks.items()} if depth else {}
     layers = LAYERS.solve(depth, periods)
     atoms, reached = _atoms(width, plan.boundary)
-    plan.sizes = {**reached, **layers}
+    plan.sizes = {**reached, **layers, **experts}
     plan.unused = [n for w in model.graph.unused for n in w.names]
     script = None
     if atoms:
@@ -144,7 +158,10 @@ def prepare(
     if method(plan.method).split and deeper:
         script = script or EditScript()
         _split(plan, script, {model.stacks[n]: s for n, s in deeper.items()})
-    prepared = Prepared(model, plan, script, deeper)
+    mixtures = {n: s for n, s in experts.items() if s > 1}
+    prepared = Prepared(model, plan, script, deeper, mixtures)
+    if mixtures:
+        report_experts(prepared)
     if prepared.depth is not None:
         _refuse_gates(plan, prepared.depth)
         plan.changes += [

@@ -23,6 +23,8 @@ class Side(Protocol):
 
     def deepen(self, carrier: Any, script: Any) -> Any: ...
 
+    def upcycle(self, carrier: Any, script: Any) -> Any: ...
+
     def save(self, carrier: Any, path: Path) -> None: ...
 
     def state_dict(self, carrier: Any) -> dict[str, Any]: ...
@@ -53,6 +55,11 @@ class TorchSide:
         from meristem.backends.torch_clone import apply_depth
 
         return apply_depth(carrier, script)
+
+    def upcycle(self, carrier: Any, script: Any) -> Any:
+        from meristem.backends.torch_upcycle import apply_upcycle
+
+        return apply_upcycle(carrier, script)
 
     def save(self, carrier: Any, path: Path) -> None:
         if path.suffix == ".onnx":
@@ -112,6 +119,11 @@ class OnnxSide:
         from meristem.backends.onnx_clone import apply_depth
 
         return apply_depth(carrier, script)
+
+    def upcycle(self, carrier: Any, script: Any) -> Any:
+        from meristem.backends.onnx_upcycle import apply_upcycle
+
+        return apply_upcycle(carrier, script)
 
     def save(self, carrier: Any, path: Path) -> None:
         from meristem.backends.onnx_file import save

@@ -1,4 +1,5 @@
-"""The passes: one file for each way to grow. ``WIDTH_PASSES`` maps kinds to theirs, others are depth."""
+"""The passes: one file for each way to grow. ``WIDTH_PASSES`` maps kinds to theirs, others are depth;
+``UPCYCLE`` makes mixtures of MLPs."""
 
 from meristem.passes.base import WidthPass
 from meristem.passes.cancel import CANCEL
@@ -7,6 +8,7 @@ from meristem.passes.hidden import HIDDEN
 from meristem.passes.layers import LAYERS
 from meristem.passes.mlp import MLP
 from meristem.passes.qk_dim import QK_DIM
+from meristem.passes.upcycle import UPCYCLE
 from meristem.passes.value_dim import VALUE_DIM
 from meristem.passes.width import WIDTH
 
@@ -14,4 +16,4 @@ WIDTH_PASSES: dict[str, WidthPass] = {
     kind: p for p in (HEADS, HIDDEN, MLP, QK_DIM, VALUE_DIM, WIDTH) for kind in p.kinds
 }
 
-__all__ = ["CANCEL", "LAYERS", "WIDTH_PASSES", "WidthPass"]
+__all__ = ["CANCEL", "LAYERS", "UPCYCLE", "WIDTH_PASSES", "WidthPass"]

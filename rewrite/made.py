@@ -13,6 +13,7 @@ import numpy as np
 
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array, Shape
+from meristem.rewrite.lift import generator
 from meristem.rewrite.plan import expansion_data, expansion_from
 
 
@@ -136,6 +137,26 @@ class Root:
         return wide.astype(old.dtype)
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Normal entries with this standard deviation; they depend on ``key`` alone."""
+
+    spread: float
+    key: str
+    linear: bool = False
+
+    @property
+    def text(self) -> str:
+        return json.dumps({"normal": self.spread, "key": self.key})
+
+    def shape(self, old: Shape) -> Shape:
+        return old
+
+    def apply(self, old: Array) -> Array:
+        entries = generator(self.key).standard_normal(old.shape)
+        return np.asarray(self.spread * entries, old.dtype)
+
+
 COPY = Copy()
 
 
@@ -148,6 +169,8 @@ def made(text: str) -> Made:
     data: dict[str, Any] = json.loads(text)
     if "dirac" in data:
         return Dirac(tuple(map(int, data["dirac"])))
+    if "normal" in data:
+        return Drawn(float(data["normal"]), str(data["key"]))
     if "root" in data:
         return Root(float(data["root"]))
     return Rebuilt(expansion_from(data["expansion"]))

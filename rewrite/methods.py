@@ -165,23 +165,26 @@ METHODS: dict[str, Method] = {
 # What new blocks are: the identity, copies that compute in some order, or parts of the old blocks (no
 # preservation).
 DEPTH = ("identity", "cancel", "stack", "split")
+# Experts from a dense MLP, of which each token takes so many.
+UPCYCLE, TOP = "upcycle", 2
 
 
 @dataclass(frozen=True)
 class Chosen:
     """A method for width and one for depth; ``order`` is empty where new blocks are the identity, and
     ``split`` says that a block and its copies share its branches, ``cancel`` that halves of new blocks
-    cancel."""
+    cancel. ``top`` is how many experts a token takes where MLPs become mixtures, else zero."""
 
     width: Method
     order: str = ""
     split: bool = False
     cancel: bool = False
+    top: int = 0
 
 
 def method(text: str) -> Chosen:
     """The methods that ``text`` names, joined by a plus, options after a colon: ``"lemon"``, ``"stack"``,
-    ``"clone:noise=0.1,unequal=0.5+stack:order=interleave"``.
+    ``"clone:noise=0.1,unequal=0.5+stack:order=interleave"``, ``"upcycle:top=2"``.
 
     ``noise`` and ``unequal`` are those of ``Split``, for methods that copy; ``order`` is one of
     ``rewrite.orders``. Raises MeristemError where there is no such method or option.
@@ -190,7 +193,7 @@ def method(text: str) -> Chosen:
     seen: set[str] = set()
     for word in str(text).split("+"):
         name, _, options = (part.strip() for part in word.partition(":"))
-        part = "depth" if name in DEPTH else "width"
+        part = "depth" if name in DEPTH else "experts" if name == UPCYCLE else "width"
         if part in seen:
             raise MeristemError(f"method={text!r} names two methods of {part}; give one")
         seen.add(part)
@@ -198,6 +201,8 @@ def method(text: str) -> Chosen:
         if part == "depth":
             order = _order(text, name, given)
             out = replace(out, order=order, split=name == "split", cancel=name == "cancel")
+        elif part == "experts":
+            out = replace(out, top=_top(text, given))
         else:
             out = replace(out, width=_width(text, name, given))
     return out
@@ -207,7 +212,7 @@ def _width(text: str, name: str, given: dict[str, str]) -> Method:
     found = METHODS.get(name)
     if found is None:
         raise MeristemError(
-            f"method={text!r} is not known; choose from {', '.join((*METHODS, *DEPTH))}"
+            f"method={text!r} is not known; choose from {', '.join((*METHODS, *DEPTH, UPCYCLE))}"
         )
     if given and not found.options:
         others = ", ".join(m.name for m in METHODS.values() if set(given) <= set(m.options))
@@ -239,6 +244,16 @@ def _order(text: str, name: str, given: dict[str, str]) -> str:
         known = f"order={', '.join(ORDERS)}" if name == "stack" else "none"
         raise MeristemError(f"method={text!r}: the options of {name} are {known}")
     return order
+
+
+def _top(text: str, given: dict[str, str]) -> int:
+    top = given.pop("top", str(TOP))
+    if given or not top.isdecimal() or int(top) < 2:
+        raise MeristemError(
+            f"method={text!r}: the option of {UPCYCLE} is top={TOP}, 2 or more: how many experts a token "
+            "takes; the weight of a single one is always 1, so that no router would learn"
+        )
+    return int(top)
 
 
 def _option(text: str, word: str) -> tuple[str, str]:

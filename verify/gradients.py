@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,20 +23,18 @@ from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.expansion import Expansion, Fill, Split
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import is_leaf
-from meristem.rewrite.made import Rebuilt
 from meristem.rewrite.masks import NAME
+from meristem.rewrite.upcycle import members
+from meristem.verify.experts import watch
 from meristem.verify.inputs import Sample
 from meristem.verify.numeric import Interface, worst
 from meristem.verify.programs import TorchDouble, TorchModule, to_numpy
 from meristem.verify.recipes import Recipes
 from meristem.verify.report import Measure, Verdict, judge, not_checked
+from meristem.verify.twins import NOTHING, TWIN, twins
 
 # Relative to the product of both norms; float64 gives 1e-16 to 1e-12.
 LIFT_LIMIT = 1e-9
-# Below this part of the largest gradient, a gradient is rounding.
-NOTHING = 1e-13
-# Coordinates are twins when their weights and gradients agree to this part.
-TWIN = 1e-9
 # One step moves the weights by this part of their norm.
 STEP = 0.01
 # A zero factor moves at the first step and wakes its partner at the second. A unit that is new in a
@@ -172,6 +169,10 @@ def training(
     failures: list[str] = []
     dead, excused = _dead(steps, after, recipes, indexed)
     notes += excused
+    moved = {n: to_numpy(w) for n, w in after.leaves.items()}
+    mixed = watch(members(recipes.clones), steps, moved, NOTHING, TWIN)
+    dead = [d for d in dead if d.partition(" ")[0] not in mixed.idle]
+    notes += mixed.notes
     remarks: list[str] = []
     known = [*saddles, *(f"the padded input {e.name}" for e in cropped if not e.output)]
     if dead and known:
@@ -179,12 +180,13 @@ def training(
         remarks.append(f"{len(dead)} new blocks cannot train, as the plan says ({told})")
     else:
         failures += dead
-    twins = _twins(settled, after, recipes)
-    if twins and locked:
-        told = ", ".join(twins[:4])
+    failures += mixed.failures
+    equal = twins(moved, settled, recipes)
+    if equal and locked:
+        told = ", ".join(equal[:4])
         remarks.append(f"twins stay equal under training, as the plan says ({told})")
     else:
-        failures += [f"new coordinates of {t} stay equal under training" for t in twins]
+        failures += [f"new coordinates of {t} stay equal under training" for t in equal]
     if module is not None:
         failures += _module(module, names, placed, lifted, after, interface)
     lifts = "old gradients are the lifted old ones" if preserves else "old gradients have no lift"
@@ -322,43 +324,6 @@ def _bases(term: Any) -> list[int]:
 
 def _cells(where: Sequence[Array], at: tuple[int, ...]) -> Any:
     return np.ix_(*(np.flatnonzero(w == i) for w, i in zip(where, at, strict=True)))
-
-
-def _twins(gradients: Gradients, after: Leaves, recipes: Recipes) -> list[str]:
-    """Weights with two coordinates, one of them new, whose values and gradients agree."""
-    top = max(float(np.abs(g).max(initial=0)) for g in gradients.values())
-    out = []
-    for first in after.tied:
-        made, recipe = recipes.made(first), recipes.recipe(first)
-        rows = [] if recipe is None else [a.coordinates()[0] < 0 for a in recipe.axes]
-        if isinstance(made, Rebuilt):  # a new layer, with halves along some axes
-            rows = [
-                np.full(a.size, any(f for b in a.blocks() for _, f in b)) for a in made.recipe.axes
-            ]
-        w, g = to_numpy(after.leaves[first]), gradients[first]
-        for axis, fresh in enumerate(rows):
-            if fresh.any() and _equal_slices(w, g, axis, fresh, NOTHING * top):
-                out.append(f"{first} along axis {axis}")
-    return out
-
-
-def _equal_slices(w: Array, g: Array, axis: int, fresh: Array, floor: float) -> bool:
-    rows = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1)
-    slopes = np.moveaxis(g, axis, 0).reshape(w.shape[axis], -1)
-    rng = np.random.default_rng(rows.shape[1])
-    probe = rng.standard_normal((rows.shape[1], 2))
-    keys = np.concatenate([_relative(rows @ probe), _relative(slopes @ probe)], axis=1)
-    alive = np.abs(slopes).max(axis=1, initial=0) > floor
-    order = np.argsort(keys[:, 0], kind="stable")
-    for i, j in pairwise(order):
-        if (fresh[i] or fresh[j]) and alive[i] and np.abs(keys[i] - keys[j]).max() <= TWIN:
-            return True
-    return False
-
-
-def _relative(x: Array) -> Array:
-    top = np.abs(x).max(initial=0)
-    return np.asarray(x / top if top else x)
 
 
 def _module(

@@ -17,7 +17,17 @@ from meristem.rewrite.request import by_name
 from tests.house.tree import ROOT
 
 OLD, NEW, STEPS = 8, 16, 300
-METHODS = ("preserve", "net2wider", "lemon", "clone:noise=0.3", "pair")
+METHODS = (
+    "preserve",
+    "net2wider",
+    "lemon",
+    "clone:noise=0.3",
+    "pair",
+    "rms",
+    "masked",
+    "fuse",
+    "learned",
+)
 Hidden = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
 
 
@@ -37,6 +47,28 @@ class Language(nn.Module):
 def language_hidden(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
     h = nn.functional.embedding(x, p["embed.weight"]).flatten(1)
     return nn.functional.gelu(h @ p["up.weight"].T + p["up.bias"])
+
+
+class Blocks(nn.Module):
+    """The next character from the last four, by two blocks of one kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.stem = nn.Embedding(27, 6), nn.Linear(24, 12)
+        self.up = nn.ModuleList(nn.Linear(12, OLD) for _ in range(2))
+        self.down = nn.ModuleList(nn.Linear(OLD, 12) for _ in range(2))
+        self.head = nn.Linear(12, 27)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.stem(self.embed(x).flatten(1))
+        for up, down in zip(self.up, self.down, strict=True):
+            h = h + down(torch.tanh(up(h)))
+        return self.head(h)
+
+
+def blocks_hidden(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    h = nn.functional.embedding(x, p["embed.weight"]).flatten(1) @ p["stem.weight"].T
+    return torch.tanh((h + p["stem.bias"]) @ p["up.0.weight"].T + p["up.0.bias"])
 
 
 class Pictures(nn.Module):
@@ -78,6 +110,7 @@ def textures() -> tuple[torch.Tensor, torch.Tensor]:
 
 TASKS: dict[str, tuple[type[nn.Module], Callable[[], Any], Hidden, str, str]] = {
     "language": (Language, text, language_hidden, "up.weight", "mlp"),
+    "blocks": (Blocks, text, blocks_hidden, "up.0.weight", "mlp"),
     "pictures": (Pictures, textures, pictures_hidden, "first.weight", "mlp"),
 }
 
@@ -87,7 +120,9 @@ def train(module: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> li
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     draw = torch.Generator().manual_seed(2)
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
+        if hasattr(module, "growth_mask"):
+            module.growth_mask.fill_(min(1.0, float(module.growth_mask) + (step + 1) / 100))
         batch = torch.randint(0, len(x), (64,), generator=draw)
         loss = nn.functional.cross_entropy(module(x[batch]), y[batch])
         optimizer.zero_grad()
@@ -100,16 +135,25 @@ def train(module: nn.Module, x: torch.Tensor, y: torch.Tensor, steps: int) -> li
 def grown(task: str, method: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     """A small model after some training, and then twice its hidden width."""
     build, data, _, weight, _ = TASKS[task]
-    torch.manual_seed(0)
-    module, (x, y) = build(), data()
-    train(module, x, y, 100)
-    model = meristem.trace(module.eval(), (x[:64],))
+    x, y = data()
+    models = []
+    for seed in (0, 1) if method == "fuse" else (0,):
+        torch.manual_seed(seed)
+        module = build()
+        train(module, x, y, 100)
+        models.append(meristem.trace(module.eval(), (x[:64],)))
+    model, *others = models
+
+    def loss(module: nn.Module) -> torch.Tensor:
+        return nn.functional.cross_entropy(module(x[:64]), y[:64])
+
     (name,) = (
         d.name
         for d in model.dimensions
         if (weight, 0) in d.weights and d.size == OLD and d.growable
     )
-    grown = meristem.grow(model, {by_name(name): NEW}, method=method)
+    batches = {"loss": loss} if method in ("learned", "gradmax") else {}
+    grown = meristem.grow(model, {by_name(name): NEW}, method=method, models=others, **batches)
     return grown.module().train(), x, y
 
 
@@ -129,8 +173,14 @@ def grown_axes(weights: dict[str, torch.Tensor]) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("task", ["language", pytest.param("pictures", marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    ("task", "method"),
+    [
+        *(("language", m) for m in METHODS),
+        ("blocks", "aki"),
+        *(pytest.param("pictures", m, marks=pytest.mark.full) for m in METHODS),
+    ],
+)
 def test_new_units_part_and_add_rank(task: str, method: str) -> None:
     _, _, hidden, weight, _ = TASKS[task]
     module, x, y = grown(task, method)
