@@ -102,7 +102,9 @@ def _learned(
     from meristem.training.learned import Settings, learn
 
     numbers = chosen.settings
-    settings = Settings(int(numbers["steps"]), numbers["rate"], int(numbers["rank"]))
+    settings = Settings(
+        int(numbers["steps"]), numbers["rate"], int(numbers["rank"]), numbers["noise"]
+    )
     module = Model(model.side.widen(model.carrier, script), model.side).module()
     plan.maps = {k: pack(start(old, new, k)) for k, (old, new) in sizes.items()}
     trial = replace(script, weights=list(script.weights))

@@ -165,7 +165,7 @@ def _replica(term: Any) -> Array:
             seen[source] += 1
             out[old + i] = seen[source]
         return out
-    if term[0] == "atom":
+    if is_leaf(term):
         return np.zeros(term[2], np.int64)
     parts = [_replica(p) for p in term[1:]]
     if term[0] == "cat":

@@ -107,9 +107,9 @@ METHODS: dict[str, Method] = {
         ),
         replace(
             _first(
-                ("replicas",),
+                ("circular",),
                 "aki",
-                "as fpi, but the new units of a block are those of the next block",
+                "new units of a block are those of the next block, what sums them is shared evenly",
             ),
             tolerant=True,
             donors="next",
@@ -129,7 +129,7 @@ METHODS: dict[str, Method] = {
                 "new units are combinations of the old, learned on batches and folded into the weights",
             ),
             tolerant=True,
-            settings={"steps": 100, "rate": 0.01, "rank": 0},
+            settings={"steps": 100, "rate": 0.01, "rank": 0, "noise": 0.03},
             batches=True,
         ),
         Method(

@@ -46,9 +46,12 @@ def _locked(solution: Solution, script: EditScript) -> Iterator[str]:
         for e in script.weights
     }
     for e in script.weights:
-        if e.donors:
+        rounds = [int(a.replica().max()) for a in e.expansion.axes if a.grows]
+        if e.donors and max(rounds, default=0) <= len(e.donors):
             own = {a for a in copied[e.weight] if not _only_shared(flow, e.weight, a)}
             parted |= own
+    if any(e.expansion.maps for e in script.weights):
+        return  # combinations, which are no copies
     for w, atoms in copied.items():
         if atoms - parted:
             yield w.name

@@ -20,7 +20,7 @@ from torch import nn
 from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array
-from meristem.rewrite.lift import copies, is_leaf
+from meristem.rewrite.lift import copies, generator, is_leaf
 from meristem.rewrite.maps import start
 
 Loss = Callable[[nn.Module], torch.Tensor]
@@ -28,11 +28,15 @@ Loss = Callable[[nn.Module], torch.Tensor]
 
 @dataclass(frozen=True)
 class Settings:
-    """``steps`` of Adam at ``rate``; C = start + U V of this ``rank``, or any C where it is zero."""
+    """``steps`` of Adam at ``rate``; C = start + U V of this ``rank``, or any C where it is zero.
+
+    The start is that of replicas plus ``noise``, for replicas of one unit would learn alike.
+    """
 
     steps: int = 100
     rate: float = 0.01
     rank: int = 0
+    noise: float = 0.03
 
 
 def learn(
@@ -52,7 +56,7 @@ def learn(
 
     Raises MeristemError where the loss is not one finite number that depends on the parameters.
     """
-    maps = {k: _Map(old, new, k, settings.rank, seed) for k, (old, new) in sizes.items()}
+    maps = {k: _Map(old, new, k, settings, seed) for k, (old, new) in sizes.items()}
     leaves = [p for m in maps.values() for p in m.leaves]
     fixed = {n: torch.from_numpy(np.ascontiguousarray(c)) for n, c in cores.items()}
     dtypes = {n: p.dtype for n, p in module.named_parameters(remove_duplicate=False)}
@@ -82,9 +86,10 @@ def refuse_no_loss(value: Any) -> None:
 class _Map:
     """One C: what it starts from, and what is learned of it."""
 
-    def __init__(self, old: int, new: int, key: str, rank: int, seed: int) -> None:
-        self.start = torch.from_numpy(start(old, new, key))
-        rng = torch.Generator().manual_seed(seed)
+    def __init__(self, old: int, new: int, key: str, settings: Settings, seed: int) -> None:
+        noise = generator(f"{seed}|{key}|learned").standard_normal((new - old, old))
+        self.start = torch.from_numpy(start(old, new, key) + settings.noise * noise)
+        rank, rng = settings.rank, torch.Generator().manual_seed(seed)
         if rank:
             self.leaves = [
                 torch.zeros(new - old, rank, dtype=torch.float64),

@@ -49,11 +49,11 @@ def measured(model: Any) -> float:
 
 def test_maps_start_from_replicas() -> None:
     model = net()
-    start = meristem.grow(model, REQUEST, method="learned:steps=0", loss=loss)
+    start = meristem.grow(model, REQUEST, method="learned:steps=0,noise=0", loss=loss)
     same = meristem.grow(model, REQUEST, method="fpi")
     for name, w in same.state_dict().items():
         torch.testing.assert_close(start.state_dict()[name], w)
-    exact = meristem.grow(model, {"mlp": 7}, method="learned:steps=0", loss=loss)
+    exact = meristem.grow(model, {"mlp": 7}, method="learned:steps=0,noise=0", loss=loss)
     assert algebra_error(model, exact, X[:4]) <= 1e-10, "replicas, and their sums shared"
 
 
@@ -69,6 +69,7 @@ def test_learning_lowers_the_loss(rank: int) -> None:
         assert torch.equal(again.state_dict()[name], w), "nothing is drawn twice"
     difference = np.linalg.svd(_map(grown, "0|hidden", 6, 10) - _map(start, "0|hidden", 6, 10))[1]
     assert (difference > 1e-9).sum() == (rank or 4)
+    assert not grown.plan.locked
 
 
 def _map(model: Any, key: str, old: int, new: int) -> np.ndarray:
@@ -83,7 +84,7 @@ def test_weights_are_products_by_hand() -> None:
     hidden = np.vstack([np.eye(6), _map(grown, "0|hidden", 6, 10)])
     mlp = np.vstack([np.eye(4), _map(grown, "0|mlp", 4, 7)])
     assert len(grown.plan.maps) == 2
-    assert abs(hidden[6:] - np.eye(6)[replicas(6, 4, "0|hidden")]).max() > 0.01
+    assert abs(hidden[6:] - np.eye(6)[replicas(6, 4, "0|hidden")]).max() > 0.1
     read_hidden = hidden / copies(6, 10, "0|hidden")
     read_mlp = mlp / copies(4, 7, "0|mlp")
     by_hand = {
@@ -153,7 +154,7 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
         with pytest.raises(MeristemError, match=why):
             meristem.grow(model, REQUEST, method="learned:steps=2", loss=wrong)
     with pytest.raises(MeristemError, match="the options of learned are steps=100"):
-        meristem.grow(model, REQUEST, method="learned:noise=1", loss=loss)
+        meristem.grow(model, REQUEST, method="learned:unequal=1", loss=loss)
     file = meristem.load(model.save(tmp_path / "small.onnx"))
     with pytest.raises(OutputError, match="apply the same plan to it"):
         meristem.grow(file, REQUEST, method="learned", loss=loss)
