@@ -94,19 +94,20 @@ METHODS: dict[str, Method] = {
 
 # What new blocks are: the identity, copies that compute in some order, or parts of the old blocks (no
 # preservation).
-DEPTH = ("identity", "cancel", "stack", "split")
+DEPTH = ("identity", "cancel", "net2deeper", "stack", "split")
 
 
 @dataclass(frozen=True)
 class Chosen:
     """A method for width and one for depth; ``order`` is empty where new blocks are the identity, and
     ``split`` says that a block and its copies share its branches, ``cancel`` that halves of new blocks
-    cancel."""
+    cancel, ``deeper`` that layers outside of residual streams are added."""
 
     width: Method
     order: str = ""
     split: bool = False
     cancel: bool = False
+    deeper: bool = False
 
 
 def method(text: str) -> Chosen:
@@ -127,7 +128,13 @@ def method(text: str) -> Chosen:
         given = dict(_option(text, w) for w in options.split(",")) if options else {}
         if part == "depth":
             order = _order(text, name, given)
-            out = replace(out, order=order, split=name == "split", cancel=name == "cancel")
+            out = replace(
+                out,
+                order=order,
+                split=name == "split",
+                cancel=name == "cancel",
+                deeper=name == "net2deeper",
+            )
         else:
             out = replace(out, width=_width(text, name, given))
     return out
