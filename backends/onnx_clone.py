@@ -13,7 +13,7 @@ from meristem.backends.onnx_nodes import stand_in
 from meristem.carriers.onnx_carrier import OnnxCarrier, Storage
 from meristem.carriers.onnx_places import KIND, SCOPED, renamed, rescoped
 from meristem.carriers.onnx_values import read, stored
-from meristem.rewrite.depth import CloneEdit, DepthScript
+from meristem.rewrite.depth import CloneEdit, ConvEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array, Value, Weight
 from meristem.rewrite.made import Copy, Made
@@ -128,12 +128,15 @@ class Repeats:
         """The block once more, reading ``at``; returns where its stream ends."""
         values: dict[ir.Value, ir.Value] = {region.entry: at}
         weights = _Weights(self, clone)
+        convs = {self.editor.node(e.op.native): e for e in clone.convs}
         for node in region.nodes:
             inputs = [
                 None if v is None else values.get(v) or weights.of(node, i, v)
                 for i, v in enumerate(node.inputs)
             ]
             new = self._node(node, inputs, clone)
+            if node in convs:
+                self._set_convolution(new, convs[node])
             values.update(zip(node.outputs, new.outputs, strict=True))
             made.add(new)
         end = values[region.exit]
@@ -158,6 +161,21 @@ class Repeats:
         )  # fmt: skip
         self.graph.append(new)
         return new
+
+    def _set_convolution(self, node: ir.Node, edit: ConvEdit) -> None:
+        """Stride and dilation 1, an odd kernel padded to keep sizes, and groups."""
+        if node.op_type != "Conv":
+            raise CarrierError(
+                f"{node.op_type} is no convolution that can be repeated", op=node.op_type
+            )
+        pads = [k // 2 for k in edit.kernel]
+        ones = [1] * len(edit.kernel)
+        wanted = {"strides": ones, "dilations": ones, "pads": [*pads, *pads]}
+        wanted |= {"kernel_shape": list(edit.kernel)}
+        node.attributes.pop("auto_pad", None)
+        for name, value in wanted.items():
+            self.editor.set_attribute(node, name, value)
+        self.editor.set_attribute(node, "group", edit.groups)
 
     def _gated(
         self, clone: CloneEdit, x: ir.Value, y: ir.Value, like: ir.Node, made: set[ir.Node]
@@ -249,13 +267,15 @@ class _Weights:
         depth, clone = self.depth, self.clone
         tensor = stored(value)
         made = clone.how(w)
+        source = clone.origins.get(w)
+        old = tensor if source is None else stored(depth.editor.value(source.native.name))
         shape = ir.Shape(made.shape(tuple(tensor.shape)))
         new = ir.Value(
             name=depth.editor.fresh_name(clone.name(name)), shape=shape,
             type=value.type if value.type is not None else ir.TensorType(tensor.dtype),
         )  # fmt: skip
         new.const_value = ir.LazyTensor(
-            lambda: ir.Tensor(_array(made, read(tensor)), dtype=tensor.dtype, name=new.name),
+            lambda: ir.Tensor(_array(made, read(old)), dtype=tensor.dtype, name=new.name),
             dtype=tensor.dtype, shape=shape, cache=False, name=new.name,
         )  # fmt: skip
         new.metadata_props.update(_moved_record(value.metadata_props, clone.modules))

@@ -18,6 +18,7 @@ from torch.export.graph_signature import (
 )
 
 from meristem.backends.program import lift_tensors, like, made_tensor, rebuild
+from meristem.backends.torch_edits import set_convolution
 from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.rewrite.depth import CloneEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
@@ -148,9 +149,12 @@ class Repeats:
         mapped: dict[fx.Node, fx.Node] = {region.entry: at}
         mapped.update(self._store(clone, region))
         output = next(n for n in reversed(self.graph.nodes) if n.op == "output")
+        convs = {e.op.native.name: e for e in clone.convs}
         with self.graph.inserting_before(output):
             for node in region.nodes:
                 new = self.graph.node_copy(node, lambda n: mapped.get(n, n))
+                if node.name in convs:
+                    set_convolution(new, convs[node.name])
                 mapped[node] = new
                 made.add(new)
                 _set_path(new, clone.modules)
@@ -200,7 +204,9 @@ class Repeats:
             old = self.tensors[name]
             if id(old) not in done:
                 w = own.get(name)
-                done[id(old)] = like(old, made_tensor(old, COPY if w is None else clone.how(w)))
+                source = old if w is None else self.tensors[clone.origins.get(w, w).name]
+                made = COPY if w is None else clone.how(w)
+                done[id(old)] = like(old, made_tensor(source, made))
             new = clone.name(name)
             if name in self.carrier.gates:
                 self.gates.add(new)

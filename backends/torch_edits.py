@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from meristem.carriers.torch_carrier import TorchCarrier
+from meristem.rewrite.depth import ConvEdit
 from meristem.rewrite.edits import BoundaryEdit, LiteralEdit, MaskEdit, SizeEdit, StatisticsEdit
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array
@@ -235,6 +236,32 @@ class GraphEditor:
             parts.append(call(aten.constant_pad_nd.default, piece, pad) if count else piece)
             start = end
         return parts[0] if len(parts) == 1 else call(aten.cat.default, parts, edit.axis)
+
+
+def set_convolution(node: fx.Node, edit: ConvEdit) -> None:
+    """Stride and dilation 1, an odd kernel padded to keep sizes, and groups: arguments of a copied node.
+
+    Raises CarrierError for operators that are no plain convolution.
+    """
+    names = [a.name for a in getattr(getattr(node.target, "_schema", None), "arguments", [])]
+    text = "padding" in str(node.target).split(".")  # its padding is a word
+    ones = [1] * len(edit.kernel)
+    wanted: dict[str, Any] = {
+        "stride": ones,
+        "padding": "same" if text else [k // 2 for k in edit.kernel],
+        "dilation": ones,
+        "groups": edit.groups,
+    }
+    if not set(wanted) <= set(names):
+        raise CarrierError(
+            f"{edit.op.where} is no convolution that can be repeated", op=edit.op.origin
+        )
+    for name, value in wanted.items():
+        i = names.index(name)
+        if i < len(node.args):
+            node.args = (*node.args[:i], value, *node.args[i + 1 :])
+        else:
+            node.kwargs = {**node.kwargs, name: value}
 
 
 def _get(node: fx.Node, path: tuple[Any, ...]) -> Any:

@@ -15,6 +15,7 @@ from meristem.rewrite.graph import Graph
 from meristem.rewrite.plan import Plan
 
 if TYPE_CHECKING:
+    from meristem.rewrite.deeper import Site
     from meristem.rewrite.stacks import Stack
     from meristem.sides import Side
 
@@ -57,6 +58,13 @@ class Model:
         from meristem.rewrite.stacks import find_stacks
 
         return {s.name: s for s in find_stacks(self.graph, self.equations)}
+
+    @cached_property
+    def sites(self) -> dict[str, Site]:
+        """Layers behind which method="net2deeper" puts others, by the names of their dimensions."""
+        from meristem.rewrite.deeper import find_sites
+
+        return {s.name: s for s in find_sites(self.graph)}
 
     @cached_property
     def dimensions(self) -> list[Dimension]:

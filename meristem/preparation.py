@@ -10,7 +10,7 @@ from typing import Any
 
 from meristem.mixtures import experts_wanted, report_experts, upcycling
 from meristem.model import Model
-from meristem.passes import LAYERS, WIDTH_PASSES
+from meristem.passes import LAYERS, NET2DEEPER, WIDTH_PASSES
 from meristem.rewrite.axes import Term, atoms_of
 from meristem.rewrite.blocks import Growth
 from meristem.rewrite.dimensions import Dimension
@@ -76,17 +76,22 @@ class Prepared:
         from meristem.rewrite.depth import plan_depth
 
         wide = Model(self.widened, self.model.side)
+        chosen = method(self.plan.method)
+        if chosen.depth == "net2deeper":
+            from meristem.rewrite.deeper import plan_deeper
+
+            places = dict(zip(self.model.sites, wide.sites.values(), strict=True))
+            return plan_deeper(wide.graph, {places[name]: n for name, n in self.layers.items()})
         # Widening adds operators without paths to files that have no others, so names are not asked.
         twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
         targets = {twins[name]: n for name, n in self.layers.items()}
-        chosen = method(self.plan.method)
         return plan_depth(
             wide.graph,
             wide.equations,
             targets,
             at=self.plan.at,
             order=chosen.order,
-            cancel=chosen.cancel,
+            cancel=chosen.depth == "cancel",
         )
 
     @property
@@ -104,10 +109,11 @@ class Prepared:
                 out[script.moved(name)] = (name, "copy")
         for clone in script.clones:
             made = {n: m.text for w, m in clone.made.items() for n in w.names}
+            origins = {n: o.name for w, o in clone.origins.items() for n in w.names}
             own = {n for w in clone.block.weights for n in w.names}
             for name in names:
                 if name in own or within(name, clone.modules):
-                    out[clone.name(name)] = (name, made.get(name, "copy"))
+                    out[clone.name(name)] = (origins.get(name, name), made.get(name, "copy"))
             if clone.gate:
                 out[clone.gate] = ("", "0.0")
         return out
@@ -125,10 +131,16 @@ def prepare(
     _check_options(plan)
     supplied.check(method(plan.method))
     experts, sizes = experts_wanted(model, sizes, plan)
+    dimensions = (
+        NET2DEEPER.dimensions(model)
+        if method(plan.method).depth == "net2deeper"
+        else model.dimensions
+    )
+    named = {d.name: d for d in dimensions}
     try:
-        wishes = resolve(model.dimensions, sizes, boundary=plan.boundary)
+        wishes = resolve(dimensions, sizes, boundary=plan.boundary)
     except PinnedDimension as error:
-        raise _unsupported(model, error) from None
+        raise _unsupported(named, error) from None
     width = [w for w in wishes if w.dimension.kind != "layers"]
     depth = [w for w in wishes if w.dimension.kind == "layers"]
     periods = {n: s.period for n, s in model.stacks.items()} if depth else {}
@@ -154,8 +166,8 @@ def prepare(
         script = edit_script(solution, seed=plan.seed, split=chosen.split)
         complete(model, plan, script, chosen, supplied)
         _report(plan, solution, script, width, reached, model.dimensions)
-    deeper = {n: s for n, s in layers.items() if s != model[n].size}
-    if method(plan.method).split and deeper:
+    deeper = {n: s for n, s in layers.items() if s != named[n].size}
+    if method(plan.method).depth == "split" and deeper:
         script = script or EditScript()
         _split(plan, script, {model.stacks[n]: s for n, s in deeper.items()})
     mixtures = {n: s for n, s in experts.items() if s > 1}
@@ -165,7 +177,7 @@ def prepare(
     if prepared.depth is not None:
         _refuse_gates(plan, prepared.depth)
         plan.changes += [
-            Change(n, "layers", model[n].place, model[n].size, s)
+            Change(n, "layers", named[n].place, named[n].size, s)
             for n, s in prepared.layers.items()
         ]
         plan.clones |= prepared.sources
@@ -205,6 +217,11 @@ def _check_options(plan: Plan) -> None:
             f"at={plan.at!r} places blocks that are the identity; the order of stack says where copies go",
             at=plan.at,
         )
+    if method(plan.method).depth == "net2deeper" and plan.at != "end":
+        raise SizeError(
+            f"at={plan.at!r} places blocks in residual stacks; with net2deeper the selector says where",
+            at=plan.at,
+        )
     if not isinstance(plan.seed, Integral):
         raise MeristemError(f"seed={plan.seed!r} is no whole number")
     if isinstance(plan.at, str) and plan.at not in ("end", "spread"):
@@ -221,9 +238,9 @@ def _check_options(plan: Plan) -> None:
             raise MeristemError(f"{name}={value!r} is not known; choose from {', '.join(known)}")
 
 
-def _unsupported(model: Model, error: PinnedDimension) -> MeristemError:
+def _unsupported(named: Mapping[str, Dimension], error: PinnedDimension) -> MeristemError:
     """A pin by an operator without semantics is an error of its own class."""
-    d = model[error.dimension]  # type: ignore[attr-defined]
+    d = named[error.dimension]  # type: ignore[attr-defined]
     if not d.opaque:
         return error
     return UnsupportedOperator(

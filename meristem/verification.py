@@ -203,7 +203,7 @@ class _Check:
 
     def _sites(self, samples: Samples) -> list[str]:
         """Where blocks are split, the predicted error of each beside the measured one."""
-        if self.plan is None or not method(self.plan.method).split:
+        if self.plan is None or method(self.plan.method).depth != "split":
             return []
         graph = self.old.model.graph
         shapes = {v.name: v.shape for v in graph.inputs}

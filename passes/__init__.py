@@ -7,6 +7,7 @@ from meristem.passes.heads import HEADS
 from meristem.passes.hidden import HIDDEN
 from meristem.passes.layers import LAYERS
 from meristem.passes.mlp import MLP
+from meristem.passes.net2deeper import NET2DEEPER
 from meristem.passes.qk_dim import QK_DIM
 from meristem.passes.upcycle import UPCYCLE
 from meristem.passes.value_dim import VALUE_DIM
@@ -16,4 +17,4 @@ WIDTH_PASSES: dict[str, WidthPass] = {
     kind: p for p in (HEADS, HIDDEN, MLP, QK_DIM, VALUE_DIM, WIDTH) for kind in p.kinds
 }
 
-__all__ = ["CANCEL", "LAYERS", "UPCYCLE", "WIDTH_PASSES", "WidthPass"]
+__all__ = ["CANCEL", "LAYERS", "NET2DEEPER", "UPCYCLE", "WIDTH_PASSES", "WidthPass"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from meristem.rewrite.cancel import cancelled
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved, SizeError
-from meristem.rewrite.graph import Graph, Value, Weight
+from meristem.rewrite.graph import Graph, Op, Value, Weight
 from meristem.rewrite.made import COPY, Constant, Made, Rebuilt
 from meristem.rewrite.numbering import replaced, within
 from meristem.rewrite.orders import copies
@@ -26,13 +26,23 @@ from meristem.rewrite.zeros import zeroed
 At = str | Sequence[int]
 
 
+@dataclass(frozen=True)
+class ConvEdit:
+    """A copied convolution has stride and dilation 1, this odd kernel, padded to keep sizes, and groups."""
+
+    op: Op
+    kernel: tuple[int, ...]
+    groups: int
+
+
 @dataclass(eq=False)
 class CloneEdit:
     """A copy of ``block`` between ``after`` and everything that reads it (and earlier copies there).
 
     ``modules`` maps the source's module paths to the copy's; a weight outside of them is named with
     ``tag``. ``made`` are recipes of copies that hold something else than their source; ``gate`` is the name
-    of a new scalar parameter, zero.
+    of a new scalar parameter, zero. ``origins`` are weights whose copies are made of another one, ``convs``
+    convolutions that are copied with other attributes.
     """
 
     stack: Stack
@@ -43,6 +53,8 @@ class CloneEdit:
     modules: dict[str, str] = field(default_factory=dict)
     made: dict[Weight, Made] = field(default_factory=dict)
     gate: str | None = None
+    origins: dict[Weight, Weight] = field(default_factory=dict)
+    convs: tuple[ConvEdit, ...] = ()
 
     @property
     def tag(self) -> str:
@@ -126,7 +138,10 @@ class DepthScript:
         out: dict[str, tuple[str, str]] = {}
         for c in self.clones:
             for w in c.block.weights:
-                out.update({c.name(n): (n, c.how(w).text) for n in w.names})
+                source = c.origins.get(w)
+                out.update(
+                    {c.name(n): (source.name if source else n, c.how(w).text) for n in w.names}
+                )
             if c.gate:
                 out[c.gate] = ("", Constant(0.0).text)
         return out

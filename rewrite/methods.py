@@ -164,21 +164,20 @@ METHODS: dict[str, Method] = {
 
 # What new blocks are: the identity, copies that compute in some order, or parts of the old blocks (no
 # preservation).
-DEPTH = ("identity", "cancel", "stack", "split")
+DEPTH = ("identity", "cancel", "net2deeper", "stack", "split")
 # Experts from a dense MLP, of which each token takes so many.
 UPCYCLE, TOP = "upcycle", 2
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A method for width and one for depth; ``order`` is empty where new blocks are the identity, and
-    ``split`` says that a block and its copies share its branches, ``cancel`` that halves of new blocks
-    cancel. ``top`` is how many experts a token takes where MLPs become mixtures, else zero."""
+    """A method for width and one for depth. ``order`` is that of copies that compute at once, empty where
+    new blocks are the identity; ``top`` is how many experts a token takes where MLPs become mixtures, else
+    zero."""
 
     width: Method
+    depth: str = "identity"
     order: str = ""
-    split: bool = False
-    cancel: bool = False
     top: int = 0
 
 
@@ -199,8 +198,7 @@ def method(text: str) -> Chosen:
         seen.add(part)
         given = dict(_option(text, w) for w in options.split(",")) if options else {}
         if part == "depth":
-            order = _order(text, name, given)
-            out = replace(out, order=order, split=name == "split", cancel=name == "cancel")
+            out = replace(out, depth=name, order=_order(text, name, given))
         elif part == "experts":
             out = replace(out, top=_top(text, given))
         else:

@@ -56,6 +56,7 @@ class Row(Base):
     domain: str = ""  # "pos" or "nonneg": what the last operand must be on fresh coordinates
     result: str = ""  # dtype of the result where it is not the operands'
     flat: bool = False  # at zero both the value and its gradient are zero
+    idempotent: bool = False  # f(f(x)) = f(x), with the same second operand where there is one
 
     def shape(self, inputs: Sequence[Value], attrs: dict[str, Any]) -> list[Shape]:
         return [tuple(np.broadcast_shapes(*(v.shape for v in inputs)))]
@@ -275,16 +276,26 @@ class Cast(Row):
 
 
 ROWS = [
-    Row("identity", 1, np.asarray, "keep", True, 1.0, signs.same),
+    Row("identity", 1, np.asarray, "keep", True, 1.0, signs.same, idempotent=True),
     Cast("cast", 1, cast, "keep", True, 1.0, signs.same),
     Row("neg", 1, np.negative, "keep", True, 1.0),
-    Row("abs", 1, np.abs, "keep", False, 1.0, signs.nonneg, flat=True),
-    Row("relu", 1, lambda x: np.maximum(x, 0), "keep", False, 1.0, signs.nonneg, flat=True),
+    Row("abs", 1, np.abs, "keep", False, 1.0, signs.nonneg, flat=True, idempotent=True),
+    Row(
+        "relu",
+        1,
+        lambda x: np.maximum(x, 0),
+        "keep",
+        False,
+        1.0,
+        signs.nonneg,
+        flat=True,
+        idempotent=True,
+    ),
     Row("leaky_relu", 1, leaky_relu, "keep", False, 1.0),
     Row("sqrt", 1, np.sqrt, "keep", False, 0.5, signs.same, "nonneg"),
     Row("rsqrt", 1, lambda x: 1 / np.sqrt(x), "none", False, -0.5, signs.positive, "pos"),
     Row("reciprocal", 1, lambda x: 1 / x, "none", False, -1.0, signs.reciprocal_sign, "pos"),
-    Row("sign", 1, np.sign, scale=0.0, sign=signs.same),
+    Row("sign", 1, np.sign, scale=0.0, sign=signs.same, idempotent=True),
     Row("gelu", 1, gelu, "keep"),
     Row("gelu_tanh", 1, gelu_tanh, "keep"),
     Row("silu", 1, lambda x: x * sigmoid(x), "keep"),
@@ -306,10 +317,10 @@ ROWS = [
     Row("hard_sigmoid", 1, lambda x: np.clip(x / 6 + 0.5, 0, 1), sign=signs.nonneg),
     Row("hard_swish", 1, lambda x: x * np.clip(x / 6 + 0.5, 0, 1), "keep"),
     Row("softplus", 1, softplus, sign=signs.positive),
-    Row("floor", 1, np.floor),
-    Row("ceil", 1, np.ceil),
-    Row("round", 1, np.round, "keep"),
-    Row("trunc", 1, np.trunc, "keep"),
+    Row("floor", 1, np.floor, idempotent=True),
+    Row("ceil", 1, np.ceil, idempotent=True),
+    Row("round", 1, np.round, "keep", idempotent=True),
+    Row("trunc", 1, np.trunc, "keep", idempotent=True),
     Row("not", 1, np.logical_not, result="bool"),
     Row("isnan", 1, np.isnan, "keep", scale=0.0, result="bool"),
     Row("isinf", 1, np.isinf, "keep", scale=0.0, result="bool"),
@@ -319,8 +330,8 @@ ROWS = [
     Row("div", 2, np.divide, "first", True, "quotient", domain="pos"),
     Row("floor_div", 2, floor_divide, domain="pos"),
     Row("mod", 2, np.mod, domain="pos"),
-    Row("maximum", 2, np.maximum, "all", False, "equal", signs.max_sign),
-    Row("minimum", 2, np.minimum, "all", False, "equal", signs.min_sign),
+    Row("maximum", 2, np.maximum, "all", False, "equal", signs.max_sign, idempotent=True),
+    Row("minimum", 2, np.minimum, "all", False, "equal", signs.min_sign, idempotent=True),
     *(
         Row(kind, 2, function, scale="compare", result="bool", sign=signs.nonneg)
         for kind, function in (

@@ -22,6 +22,8 @@ POSITIVE_NOT_CLAIMED = {
     "leaky_relu", "gelu", "gelu_tanh", "silu", "quick_gelu", "mish", "elu", "selu", "hard_swish",
     "ceil", "abs", "relu", "hard_sigmoid", "div", "mod",
 }  # fmt: skip
+# A remainder of a remainder is one for positive divisors alone; booleans are no activations.
+IDEMPOTENT_NOT_CLAIMED = {"mod", "pow"} | BOOLEAN | INTEGER
 FACTORS = (0.37, 2.5)
 
 BY_KIND = {row.kind: row for row in ELEMENTWISE}
@@ -195,3 +197,16 @@ def test_domains(kind):
         assert not np.all(np.isfinite(value(row, *free[:-1], -np.abs(free[-1])))), "asks too much"
     elif kind != "pow":
         assert np.all(np.isfinite(value(row, *free)))
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in REAL if BY_KIND[k].arity < 3 and not BY_KIND[k].result]
+)
+def test_idempotent(kind):
+    """f(f(x)) = f(x), with the same second operand."""
+    row = BY_KIND[kind]
+    first, *rest = sample(kind, row.arity)
+    once = value(row, first, *rest)
+    holds = np.array_equal(value(row, once, *rest), once, equal_nan=True)
+    assert holds or not row.idempotent
+    assert row.idempotent or not holds or kind in IDEMPOTENT_NOT_CLAIMED | {"cast"}
