@@ -249,7 +249,8 @@ def _pointwise(op: Op, x: Value) -> bool:
 def plan_deeper(graph: Graph, sizes: Mapping[Site, int]) -> DepthScript:
     """The edit script that puts ``size - 1`` layers behind each site."""
     script = DepthScript()
-    taken = {n for w in (*graph.weights, *graph.unused) for n in w.names}
+    stored = {n for w in (*graph.weights, *graph.unused) for n in w.names}
+    taken = set(stored)
     for site, size in sizes.items():
         rows = (tuple(site.ops), tuple(site.stored), (), "", "", None)
         stack = Stack((Block(site.entry, site.exit, *rows),), 1, None, site.place)
@@ -261,7 +262,8 @@ def plan_deeper(graph: Graph, sizes: Mapping[Site, int]) -> DepthScript:
                 number += 1
                 if not taken & {clone.name(n) for w in site.stored for n in w.names}:
                     break
-            clone.modules = {m: f"{m}_{clone.tag}" for m in _modules(site, taken)}
+            taken |= {clone.name(n) for w in site.stored for n in w.names}
+            clone.modules = {m: f"{m}_{clone.tag}" for m in _modules(site, stored)}
             clone.origins = dict(site.origins)
             if site.kernel.kind == "conv":
                 kernel = site.made[site.weight].shape(())[2:]

@@ -194,3 +194,61 @@ def test_refusals_name_the_method_that_works(model: Any, why: str) -> None:
 def test_bad_options() -> None:
     with pytest.raises(MeristemError, match="the options of cancel are none"):
         meristem.plan(stack(8)[0], {"layers": 3}, method="cancel:noise=0.1")
+
+
+class Probe(nn.Module):
+    """One hidden layer with something in its way that halves may not survive."""
+
+    def __init__(self, inner: Any, outer: Any) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6, bias=False)
+        self.table, self.inner, self.outer = nn.Parameter(torch.randn(8)), inner, outer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.outer(self.down(self.inner(self.up(x), self.table)))
+
+
+def same(y: torch.Tensor) -> torch.Tensor:
+    return y
+
+
+EXACT = {
+    "a table": lambda h, t: torch.tanh(h + t) * t,
+    "a turn": lambda h, t: torch.cat([h[:, 3:], h[:, :3]], -1),
+    "a gate": lambda h, t: torch.cat([h[:, :4] * h[:, 4:], h[:, 4:]], -1),
+    "steps": lambda h, t: torch.cat([h[:, ::2], h[:, 1::2]], -1),
+    "a norm": lambda h, t: nn.functional.layer_norm(h, (8,)),
+    "a share": lambda h, t: h / h.abs().sum(-1, keepdim=True),
+}
+NO_AXIS, NO_PROOF, NO_GRADIENT = "no axis of two or more", "not proved", "no gradient would pass"
+LOST = {
+    "a constant": (lambda h, t: h * torch.arange(8.0), same, NO_PROOF),
+    "a pad": (lambda h, t: nn.functional.pad(h, (1, 0))[:, :8], same, NO_PROOF),
+    "a roll": (lambda h, t: h.roll(1, -1), same, NO_AXIS),
+    "a sum so far": (lambda h, t: h.cumsum(-1), same, NO_AXIS),
+    "an order": (lambda h, t: h.sort(-1).values, same, NO_AXIS),
+    "a relu behind": (lambda h, t: h, torch.relu, NO_GRADIENT),
+    "a square behind": (lambda h, t: h, lambda y: y**2, NO_PROOF),
+    "a quotient behind": (lambda h, t: h, lambda y: y / y.abs().sum(), NO_GRADIENT),
+}
+
+
+def probed(inner: Any, outer: Any) -> tuple[Any, torch.Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(3, 6)
+    module = nn.Sequential(Probe(inner, outer), Probe(inner, outer)).eval()
+    return meristem.trace(module, (x,)), x
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) for n in EXACT])
+def test_halves_survive(name: str) -> None:
+    model, x = probed(EXACT[name], same)
+    assert algebra_error(model, meristem.grow(model, {"layers": 3}, method="cancel"), x) <= LIMIT
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.full) for n in LOST])
+def test_halves_are_lost(name: str) -> None:
+    inner, outer, why = LOST[name]
+    model, _ = probed(inner, outer)
+    with pytest.raises(NotPreserved, match=why):
+        meristem.grow(model, {"layers": 3}, method="cancel")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -202,3 +203,60 @@ def test_a_batch_norm_without_gain_is_refused() -> None:
     model = meristem.trace(module, (torch.randn(3, 4),))
     with pytest.raises(PinnedDimension, match="no gain and bias of its own"):
         meristem.plan(model, {"layers": 2}, method=METHOD)
+
+
+def test_a_layer_that_is_called_twice_gets_layers_of_its_own_behind_each_call() -> None:
+    torch.manual_seed(0)
+    shared, x = nn.Linear(4, 4), torch.randn(3, 4)
+    module = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(4, 2)).eval()
+    model = meristem.trace(module, (x,))
+    grown = meristem.grow(model, {"layers": 2}, method=METHOD)
+    assert algebra_error(model, grown, x) <= LIMIT
+    new = {n for n in grown.state_dict() if "grown" in n and "weight" in n}
+    assert new == {f"{i}_grown{k}.weight" for i in (0, 2) for k in (1, 2)}, "with both of its names"
+
+
+def test_a_file_without_paths_and_with_a_batch_norm_of_its_own() -> None:
+    """What other exporters write: plain names, and a batch norm that is not folded."""
+    rng = np.random.default_rng(0)
+    stored = {
+        "K": rng.standard_normal((4, 2, 3, 3)),
+        "gain": rng.standard_normal(4),
+        "shift": rng.standard_normal(4),
+        "mean": rng.standard_normal(4),
+        "var": rng.uniform(0.5, 2, 4),
+        "W": rng.standard_normal((3, 4)),
+        "b": rng.standard_normal(3),
+        "V": rng.standard_normal((3, 2)),
+    }
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "K"], ["c"], strides=[2, 2], auto_pad="SAME_UPPER"),
+        node("BatchNormalization", ["c", "gain", "shift", "mean", "var"], ["n"], epsilon=1e-3),
+        node("Relu", ["n"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "W", "b"], ["g"], transB=1),
+        node("Clip", ["g", "low", "high"], ["h"]),
+        node("MatMul", ["h", "V"], ["y"]),
+    ]
+    tensor = onnx.numpy_helper.from_array
+    arrays = stored | {"low": np.array(-1.0), "high": np.array(2.0)}
+    info, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "plain",
+        [info("x", kind, [2, 2, 8, 8])],
+        [info("y", kind, [2, 2])],
+        [tensor(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = meristem.load(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9))
+    assert list(model.sites) == ["layers@K", "layers@W"]
+    grown = meristem.grow(model, {"layers": 3}, method=METHOD)
+    report = meristem.verify(model, grown)
+    assert report.ok, str(report)
+    new = grown.state_dict()
+    np.testing.assert_allclose(new["gain_grown1"], np.sqrt(stored["var"] + 1e-3), rtol=1e-6)
+    np.testing.assert_array_equal(new["shift_grown2"], stored["mean"].astype(np.float32))
+    np.testing.assert_array_equal(new["W_grown1"], np.eye(3))
