@@ -69,18 +69,22 @@ def plan(
     compensate: str = "graph",
     at: Any = "end",
     seed: int = 0,
+    given: Mapping[str, Any] | None = None,
 ) -> Plan:
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n", "xf"
     or "%n" (up to the next multiple of n). ``method`` is a name of docs/methods.md, with options after a
-    colon, and one for depth after a plus ("clone:noise=0.1+stack"). Raises SelectorError, SizeError,
+    colon, and one for depth after a plus ("clone:noise=0.1+stack"). ``given`` maps names of weights to
+    what their free new entries hold: "mean" (of the old), or an array, of the new coordinates along one
+    axis ([new rows, hidden]) or of the whole new shape. Raises SelectorError, SizeError,
     PinnedDimension, UnsupportedOperator or NotPreserved.
     """
     with in_memory(sizes):
         return prepare(
-            model, sizes, method=method, boundary=boundary, compensate=compensate, at=at, seed=seed
-        ).plan
+            model, sizes, method=method, boundary=boundary, compensate=compensate, at=at, seed=seed,
+            given=given,
+        ).plan  # fmt: skip
 
 
 def grow(model: Model, sizes_or_plan: Sizes | Plan, **options: Any) -> Model:

@@ -207,7 +207,11 @@ class _Check:
         if self.plan is None:
             return []
         chosen = method(self.plan.method)
-        return self.plan.approximate if chosen.order or chosen.width.tolerant else []
+        return (
+            self.plan.approximate
+            if chosen.order or chosen.width.tolerant or chosen.width.stretch
+            else []
+        )
 
     def deployment(self, samples: Samples, runtime: str, providers: Any) -> Verdict:
         """Level 2."""

@@ -10,12 +10,13 @@ among its replicas. Fresh values depend on (seed, weight name, block) alone, nev
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Any
 
 import numpy as np
 
+from meristem.rewrite.continuation import continued
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import Digits, Lift, generator, replicas
 from meristem.rewrite.packed import unpack
@@ -79,6 +80,8 @@ class Expansion:
     seed: int = 0
     progression: int | None = None  # an axis along which a table continues by its own rule
     split: Split = EVEN
+    rule: str = ""  # by which the axes ``along`` go on before all else (``rewrite.continuation``)
+    along: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,11 +106,34 @@ class Expansion:
             return np.array(old, target)
         if tuple(old.shape) != self.old_shape:
             raise ValueError(f"{self.name}: stored shape {old.shape}, recipe for {self.old_shape}")
+        if self.rule:
+            return self._continued(old, target)
         out = self._blocks(old, target)
         for axis, lift in enumerate(self.axes):
             if lift.shares:
                 out = self._share(out, axis, lift, _spread(old), target)
         return out
+
+    def _continued(self, old: Array, target: Any) -> Array:
+        """First the axes of the rule, then the others, for which all of these are old."""
+        sizes = {a: self.axes[a].size for a in self.along}
+        longer = continued(old, sizes, self.rule)
+        axes = tuple(
+            Lift(("atom", a.size, a.size)) if k in sizes else a for k, a in enumerate(self.axes)
+        )
+
+        def kept(index: tuple[int, ...]) -> bool:
+            return not any(index[a] for a in sizes)
+
+        rest = replace(
+            self,
+            axes=axes,
+            fills={i: f for i, f in self.fills.items() if kept(i)},
+            scales={i: s for i, s in self.scales.items() if kept(i)},
+            rule="",
+            along=(),
+        )
+        return rest.apply(longer, target)
 
     def _blocks(self, old: Array, target: Any) -> Array:
         """Block by block, before axes are shared."""
@@ -187,7 +213,7 @@ class Expansion:
             return np.zeros(shape, target)
         if fill.kind == "given":
             return unpack(fill.data, shape).astype(target)
-        base = self._base(grids, index)
+        base = _base(grids, index)
         if fill.kind in ("mean", "copy"):
             axis, position = self._digits(grids, index)[fill.digit]
             cells = _window(n[i] for n, i in zip(numbers, fill.source, strict=True))
@@ -214,15 +240,19 @@ class Expansion:
         noise += np.float32(near.mean())
         return noise.astype(target, copy=False)
 
-    @staticmethod
-    def _base(grids: list[list[Digits]], index: tuple[int, ...]) -> tuple[int, ...]:
-        """The all-old block that a fresh block extends: the nearest before it, else the first old."""
-        out = []
-        for grid, i in zip(grids, index, strict=True):
-            pool = [j for j in range(i, -1, -1) if not any(f for _, f in grid[j])]
-            pool += [j for j in range(len(grid)) if not any(f for _, f in grid[j])]
-            out.append(pool[0])
-        return tuple(out)
+    def base(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """The all-old block that a fresh block extends."""
+        return _base([a.core.blocks() for a in self.axes], index)
+
+
+def _base(grids: list[list[Digits]], index: tuple[int, ...]) -> tuple[int, ...]:
+    """The nearest old block before a fresh one, else the first old."""
+    out = []
+    for grid, i in zip(grids, index, strict=True):
+        pool = [j for j in range(i, -1, -1) if not any(f for _, f in grid[j])]
+        pool += [j for j in range(len(grid)) if not any(f for _, f in grid[j])]
+        out.append(pool[0])
+    return tuple(out)
 
 
 def _window(places: Iterable[Array]) -> tuple[Any, ...]:

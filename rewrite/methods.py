@@ -17,7 +17,8 @@ from meristem.rewrite.orders import ORDERS
 @dataclass(frozen=True)
 class Method:
     """``graph`` and ``weights`` are the strategies in order, by what may compensate; ``split`` is how
-    what sums copies is shared among them. ``tolerant`` methods do not preserve the function."""
+    what sums copies is shared among them. ``tolerant`` methods do not preserve the function, nor do
+    those that ``stretch`` tables of positions."""
 
     name: str
     summary: str
@@ -25,6 +26,7 @@ class Method:
     weights: tuple[str, ...]
     split: Split = EVEN
     tolerant: bool = False
+    stretch: bool = False
 
     def order(self, compensate: str) -> tuple[str, ...]:
         """The strategies under a way to compensate."""
@@ -82,6 +84,10 @@ METHODS: dict[str, Method] = {
                 "as net2wider in even shares, through norms too, which changes the function",
             ),
             tolerant=True,
+        ),
+        replace(
+            _first((), "interpolate", "as preserve, but tables of positions are stretched"),
+            stretch=True,
         ),
         _first(
             ("pair",),

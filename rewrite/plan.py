@@ -60,6 +60,7 @@ class Plan:
     clones: dict[str, tuple[str, str]] = field(default_factory=dict)
     approximate: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    given: dict[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -70,6 +71,7 @@ class Plan:
             "compensate": self.compensate,
             "at": self.at,
             "seed": self.seed,
+            "given": self.given,
         }
 
     def check(self, proved: Plan, stored: Mapping[str, str]) -> None:
@@ -153,6 +155,7 @@ _TYPES: dict[str, type] = {
     "sizes": dict,
     "weights": dict,
     "clones": dict,
+    "given": dict,
     "changes": list,
     "method": str,
     "boundary": str,
@@ -192,6 +195,7 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
         "seed": e.seed,
         "progression": e.progression,
         "split": [e.split.unequal, e.split.noise],
+        "rule": [e.rule, *e.along],
     }
 
 
@@ -209,6 +213,8 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         data["seed"],
         data["progression"],
         Split(*map(float, data["split"])),
+        str(data["rule"][0]),
+        tuple(int(a) for a in data["rule"][1:]),
     )
 
 
