@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from meristem.backends.torch_edits import GraphEditor
 from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
+from meristem.carriers.torch_ranges import widened
 from meristem.carriers.torch_shapes import fake_like, fake_mode_of, propagate
 from meristem.rewrite.edits import BoundaryEdit, EditScript, WeightEdit
 from meristem.rewrite.errors import CarrierError
@@ -188,7 +189,7 @@ def rebuild(
         graph=graph,
         graph_signature=signature,
         state_dict=state,
-        range_constraints=copy.deepcopy(program.range_constraints),
+        range_constraints=widened(program, graph),
         module_call_graph=copy.deepcopy(calls or program.module_call_graph),
         example_inputs=program.example_inputs if example is None else example,
         constants=constants,

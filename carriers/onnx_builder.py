@@ -45,6 +45,7 @@ class FoldingBuilder(Builder):
         super().__init__()
         self.moving: dict[Literal, Array] = {}
         self.filled: dict[Literal, _Filled] = {}
+        self._roots: dict[Literal, tuple[Literal, int]] = {}
 
     def literal(self, data: Any, dtype: str, role: Any = None) -> Literal:
         """A constant; it enters the graph when an operator that stays uses it."""
@@ -63,6 +64,8 @@ class FoldingBuilder(Builder):
             self.moving[out] = self.moving[known]
         if known in self.filled:
             self.filled[out] = self.filled[known]
+        if known in self._roots:
+            self._roots[out] = self._roots[known]
         return out
 
     def emit(
@@ -74,8 +77,10 @@ class FoldingBuilder(Builder):
     ) -> Op:
         if kind != "opaque" and all(isinstance(v, Literal) for v in inputs):
             return self._fold(kind, inputs, attrs or {}, slots or {})
-        inputs = [self._settle(v) if isinstance(v, Literal) else v for v in inputs]
-        return super().emit(kind, inputs, attrs, slots)
+        settled = [self._settle(v) if isinstance(v, Literal) else v for v in inputs]
+        op = super().emit(kind, settled, attrs, slots)
+        self._note_bound(op)
+        return op
 
     def _fold(
         self, kind: str, inputs: Sequence[Value], attrs: dict[str, Any], slots: dict[str, Slot]
@@ -93,7 +98,31 @@ class FoldingBuilder(Builder):
         if kind in ("full", "expand") and got[0].data.size > 1:
             self._note_filled(got[0], inputs, slots)
         op.outputs = list(got)
+        self._note_bound(op)
         return op
+
+    def _note_bound(self, op: Op) -> None:
+        """A stored constant that is read up to a dynamic size bounds it.
+
+        Followed through slices and broadcasts, which may add axes in front.
+        """
+        known, at = op.inputs[0], op.attrs
+        if op.kind not in ("slice", "take", "take_along", "expand") or not isinstance(
+            known, Literal
+        ):
+            return
+        root, added = self._roots.get(known, (known, 0))
+        if op.kind == "expand":
+            added += len(op.output.shape) - len(known.shape)
+        if op.kind in ("slice", "expand"):
+            self._roots[op.outputs[0]] = root, added  # type: ignore[index]
+        axis = at.get("axis", 0) - added
+        part = {
+            "slice": at.get("dynamic") and at.get("start") == 0 and at.get("step", 1) == 1,
+            "expand": False,
+        }.get(op.kind, op.inputs[-1] in self.moving or not isinstance(op.inputs[-1], Literal))
+        if part and axis >= 0 and root.slot is not None and root not in self.moving:
+            self.graph.bounds.append((root, axis))
 
     def moves(self, literal: Literal, which: Array | bool = True) -> Literal:
         """Note which entries of a constant depend on the size of a dynamic axis."""

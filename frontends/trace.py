@@ -155,10 +155,10 @@ def functional_carrier(program: ExportedProgram, train: TrainMode | None = None)
 
 
 def _forget_specialisations(program: ExportedProgram) -> None:
-    """Drop guards that an axis has the size which its placeholder states.
+    """Drop guards that an axis has the size which its placeholder states, or at most that of its range.
 
     They say the same twice, stay in the environment that all later programs share, and would hold a
-    grown input to its old size.
+    grown input, or a longer sequence, to its old size.
     """
     values = (n.meta.get("val") for n in program.graph.find_nodes(op="placeholder"))
     mode = next((v.fake_mode for v in values if isinstance(v, FakeTensor)), None)
@@ -168,8 +168,9 @@ def _forget_specialisations(program: ExportedProgram) -> None:
 
 
 def _is_specialisation(guard: Any) -> bool:
-    """A symbol equals a number."""
-    return getattr(guard, "rel_op", "") == "==" and guard.lhs.is_Symbol and guard.rhs.is_Integer
+    """A symbol equals a number, or is at most a number, which the program's ranges say as well."""
+    relation = getattr(guard, "rel_op", "")
+    return relation in ("==", "<=") and guard.lhs.is_Symbol and guard.rhs.is_Integer
 
 
 def _probabilities(

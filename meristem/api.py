@@ -71,6 +71,7 @@ def plan(
     compensate: str = "graph",
     at: Any = "end",
     seed: int = 0,
+    given: Mapping[str, Any] | None = None,
     models: Sequence[Model] = (),
     loss: Loss | None = None,
 ) -> Plan:
@@ -78,15 +79,16 @@ def plan(
 
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n", "xf"
     or "%n" (up to the next multiple of n). ``method`` is a name of docs/methods.md, with options after a
-    colon, and one for depth after a plus ("clone:noise=0.1+stack"). ``models`` are the others that "fuse"
-    sets beside the model; ``loss`` is what "learned" lowers: a function of a module that returns one
-    number, called once in each step. Raises SelectorError, SizeError, PinnedDimension,
-    UnsupportedOperator or NotPreserved.
+    colon, and one for depth after a plus ("clone:noise=0.1+stack"). ``given`` maps names of weights to
+    what their free new entries hold: "mean" (of the old), or an array, of the new coordinates along one
+    axis ([new rows, hidden]) or of the whole new shape. ``models`` are the others that "fuse" sets beside
+    the model; ``loss`` is what "learned" and "gradmax" lower: a function of a module that returns one
+    number. Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
     """
     options = {"boundary": boundary, "compensate": compensate, "at": at, "seed": seed}
     with in_memory(sizes):
         supplied = Supplied(models, loss)
-        return prepare(model, sizes, method=method, supplied=supplied, **options).plan
+        return prepare(model, sizes, method=method, given=given, supplied=supplied, **options).plan
 
 
 def grow(

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from meristem import cli_output as out
-from meristem.cli_arguments import grow_options, parse_at, parse_sizes, read_plan
+from meristem.cli_arguments import grow_options, parse_at, parse_sizes, read_given, read_plan
 
 app = typer.Typer(
     name="meristem",
@@ -88,6 +88,10 @@ def grow(
         str | None, typer.Option(help="new blocks: end (default), spread, or positions 0,2")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="of the fresh weights (default 0)")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option(help="what new entries hold: NAME=mean, or a .safetensors file; repeatable"),
+    ] = None,
     plan: Annotated[Path | None, typer.Option(help="apply this plan instead of --set")] = None,
     save_plan: Annotated[Path | None, typer.Option(help="write the plan here")] = None,
     verify: Annotated[
@@ -104,8 +108,9 @@ def grow(
 
         outputs = Outputs(model, output, save_plan, force=force)
         options = grow_options(
-            method=method, boundary=boundary, compensate=compensate, at=parse_at(at), seed=seed
-        )
+            method=method, boundary=boundary, compensate=compensate, at=parse_at(at), seed=seed,
+            given=read_given(given),
+        )  # fmt: skip
         request = _request(sizes, plan)
         loaded = _load(model)
         grown = _grow(loaded, request, options)

@@ -66,3 +66,34 @@ def read_plan(path: Path) -> Plan:
             path=str(path),
         ) from error
     return Plan.from_json(text)
+
+
+def read_given(words: Sequence[str] | None) -> dict[str, Any] | None:
+    """``NAME=mean`` words and .safetensors files as the mapping that ``meristem.grow`` takes.
+
+    Raises CarrierError where a file cannot be read, MeristemError where a name comes twice.
+    """
+    from meristem.rewrite.errors import CarrierError, MeristemError
+
+    out: dict[str, Any] = {}
+    for word in words or ():
+        name, equals, fill = word.rpartition("=")
+        if equals and not word.endswith(".safetensors"):
+            new: dict[str, Any] = {name.strip(): fill.strip()}
+        else:
+            from safetensors import SafetensorError
+            from safetensors.numpy import load_file
+
+            try:
+                new = dict(load_file(word))
+            except (OSError, SafetensorError, KeyError, TypeError) as error:
+                raise CarrierError(
+                    f"--given {word}: {error}; give NAME=mean, or a .safetensors file with the new rows "
+                    "by weight name, in float32",
+                    path=word,
+                ) from error
+        twice = sorted(out.keys() & new.keys())
+        if twice:
+            raise MeristemError(f"--given has {twice[0]!r} twice; give it once")
+        out |= new
+    return out or None

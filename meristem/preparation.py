@@ -22,6 +22,8 @@ from meristem.rewrite.errors import (
     SizeError,
     UnsupportedOperator,
 )
+from meristem.rewrite.given import Givens, entries
+from meristem.rewrite.limits import companions, literal_edits
 from meristem.rewrite.methods import method
 from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Change, Plan
@@ -127,9 +129,11 @@ def prepare(
     **options: Any,
 ) -> Prepared:
     """Resolve, solve and script a request; raises what ``meristem.plan`` documents."""
+    options["given"] = entries(options.get("given"))
     plan = Plan({}, **options)
     _check_options(plan)
     supplied.check(method(plan.method))
+    givens = Givens(plan.given, model.graph.weights)
     experts, sizes = experts_wanted(model, sizes, plan)
     dimensions = (
         NET2DEEPER.dimensions(model)
@@ -146,6 +150,9 @@ def prepare(
     periods = {n: s.period for n, s in model.stacks.items()} if depth else {}
     layers = LAYERS.solve(depth, periods)
     atoms, reached = _atoms(width, plan.boundary)
+    lengths = _lengths(width, reached)
+    before = set(atoms)
+    atoms |= companions(model.graph, model.equations, lengths, atoms)
     plan.sizes = {**reached, **layers, **experts}
     plan.unused = [n for w in model.graph.unused for n in w.names]
     script = None
@@ -163,9 +170,24 @@ def prepare(
             seed=plan.seed,
             tolerant=chosen.tolerant,
         )
-        script = edit_script(solution, seed=plan.seed, split=chosen.split)
+        grown = [
+            t for w in width if w.dimension.kind == "positions" for t in atoms_of(w.dimension.term)
+        ]
+        script = edit_script(
+            solution,
+            seed=plan.seed,
+            split=chosen.split,
+            given=givens,
+            lengths={*(t for t in grown if t in before), *(set(atoms) - before)},
+            stretch=chosen.stretch,
+        )
         complete(model, plan, script, chosen, supplied)
         _report(plan, solution, script, width, reached, model.dimensions)
+        for edits in literal_edits(model.graph, lengths):
+            script.literals.append(edits.literal)
+            script.sizes += edits.sizes
+            plan.constants.append(edits.words)
+    plan.given = givens.finish()
     deeper = {n: s for n, s in layers.items() if s != named[n].size}
     if method(plan.method).depth == "split" and deeper:
         script = script or EditScript()
@@ -249,6 +271,16 @@ def _unsupported(named: Mapping[str, Dimension], error: PinnedDimension) -> Meri
     )
 
 
+def _lengths(wishes: Sequence[Wish], reached: Mapping[str, int]) -> dict[int, int]:
+    """Old and new lengths of the positions that grow."""
+    out: dict[int, int] = {}
+    for w in wishes:
+        d = w.dimension
+        if d.kind == "positions" and reached[d.name] > d.size:
+            out[d.size] = max(reached[d.name], out.get(d.size, 0))
+    return out
+
+
 def _atoms(wishes: Sequence[Wish], boundary: str) -> tuple[dict[Term, int], dict[str, int]]:
     """New sizes of atoms for all passes together, and of the dimensions that were asked for."""
     atoms: dict[Term, int] = {}
@@ -308,5 +340,18 @@ def _report(
             used = {solution.strategies[t] for t in atoms_of(d.term) if t in solution.strategies}
             plan.changes.append(Change(d.name, d.kind, d.place, d.size, size, tuple(sorted(used))))
     plan.weights = {e.weight.name: e.expansion for e in script.weights}
+    continued = {n: r for n, r in plan.weights.items() if r.rule}
+    for name, recipe in continued.items():
+        steps = (f"{recipe.axes[a].old_size} to {recipe.axes[a].size}" for a in recipe.along)
+        sizes = ", ".join(dict.fromkeys(steps))
+        if recipe.rule == "stretch":
+            plan.approximate.append(f"{name} is interpolated from {sizes} positions")
+        else:
+            plan.notes.append(f"{name} goes on from {sizes} by its own rule ({recipe.rule})")
+    if method(plan.method).width.stretch and not plan.approximate:
+        raise MeristemError(
+            "method='interpolate' stretches learned tables of positions, and none grows in this request; "
+            'ask for positions, or take method="preserve"'
+        )
     plan.added = script.added_operators
     describe(plan, solution, script)

@@ -34,7 +34,7 @@ class Supplied:
             )
         if self.loss is not None and not chosen.width.batches:
             raise MeristemError(
-                f'loss= is for method="learned", not for method={chosen.width.name!r}'
+                f'loss= is for method="learned" and "gradmax", not for method={chosen.width.name!r}'
             )
 
 
@@ -92,7 +92,7 @@ def _learned(
         )
     sizes: dict[str, tuple[int, int]] = {}
     for e in script.weights:
-        if e.weight.role == "parameter":
+        if e.weight.role == "parameter" and not e.expansion.rule:
             sizes |= axes_of(e.expansion)
     if not sizes:
         raise NotPreserved(
@@ -126,7 +126,7 @@ def _map(script: EditScript, plan: Plan) -> None:
     }
     script.weights = [
         replace(e, expansion=mapping(e.expansion, matrices))
-        if e.weight.role == "parameter" and axes_of(e.expansion)
+        if e.weight.role == "parameter" and axes_of(e.expansion) and not e.expansion.rule
         else e
         for e in script.weights
     ]

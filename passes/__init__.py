@@ -8,13 +8,17 @@ from meristem.passes.hidden import HIDDEN
 from meristem.passes.layers import LAYERS
 from meristem.passes.mlp import MLP
 from meristem.passes.net2deeper import NET2DEEPER
+from meristem.passes.positions import POSITIONS
 from meristem.passes.qk_dim import QK_DIM
 from meristem.passes.upcycle import UPCYCLE
 from meristem.passes.value_dim import VALUE_DIM
+from meristem.passes.vocabulary import VOCABULARY
 from meristem.passes.width import WIDTH
 
 WIDTH_PASSES: dict[str, WidthPass] = {
-    kind: p for p in (HEADS, HIDDEN, MLP, QK_DIM, VALUE_DIM, WIDTH) for kind in p.kinds
+    kind: p
+    for p in (HEADS, HIDDEN, MLP, POSITIONS, QK_DIM, VALUE_DIM, VOCABULARY, WIDTH)
+    for kind in p.kinds
 }
 
 __all__ = ["CANCEL", "LAYERS", "NET2DEEPER", "UPCYCLE", "WIDTH_PASSES", "WidthPass"]

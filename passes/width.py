@@ -1,4 +1,4 @@
-"""Every other width: channels, ranks of factorised layers, table rows, projections.
+"""Every other width: channels, ranks of factorised layers, projections.
 
 Nothing about these kinds is special to the planner: new units may hold anything where their consumer's
 weights are zero, or are zero where the consumer is nonlinear in all of them.
@@ -8,6 +8,6 @@ from meristem.passes.base import WidthPass
 
 WIDTH = WidthPass(
     "width",
-    ("channels", "rank", "vocabulary", "positions", "width", "experts"),
+    ("channels", "rank", "width", "experts"),
     "any other axis that the analysis finds free",
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from meristem.rewrite.axes import Pin, Term, atoms_of, factors_of, find, prod
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Input, Value, Weight
+from meristem.rewrite.limits import counts
 from meristem.rewrite.recognise import Attention, attentions, streams, weight_of
 
 KINDS = (
@@ -85,7 +86,16 @@ class _Namer:
         for a in self.uses:
             if a not in self.claimed and not _baked(a):
                 self._add(self._table_kind(a), a)
+        self._output_tokens()
         return self._named()
+
+    def _output_tokens(self) -> None:
+        """The scores of an untied output are those of a vocabulary: as many as a table has rows."""
+        rows = {t.size for kind, t, *_ in self.found if kind == "vocabulary"}
+        scores = {a for _, v in self.graph.outputs for t in self.eq.of(v)[-1:] for a in atoms_of(t)}
+        for i, (kind, t, inner, aliases) in enumerate(self.found):
+            if kind == "width" and t.size in rows and t in scores:
+                self.found[i] = ("vocabulary", t, inner, aliases)
 
     def _weighted(self, t: Term) -> bool:
         own = [a for a in atoms_of(t) if a.size > 1]
@@ -177,7 +187,14 @@ class _Namer:
         for w, axis in self.uses[a]:
             for op, i in w.uses:
                 if op.kind == "take" and i == 0 and axis == op.attrs["axis"]:
-                    return "vocabulary" if _from_input(op.inputs[1]) else "positions"
+                    index = op.inputs[1]
+                    return (
+                        "vocabulary"
+                        if _from_input(index)
+                        else "positions"
+                        if counts(index)
+                        else "width"
+                    )
         if _reason(a, "chooses"):
             return "experts"
         kinds = self.touched.get(a, set())

@@ -10,13 +10,14 @@ among its replicas. Fresh values depend on (seed, weight name, block) alone, nev
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Any
 
 import numpy as np
 
 from meristem.rewrite.blend import BLENDS
+from meristem.rewrite.continuation import continued
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import Digits, Lift, generator, replicas
 from meristem.rewrite.packed import unpack
@@ -86,6 +87,8 @@ class Expansion:
     donors: tuple[str, ...] = ()
     blend: str = ""
     maps: dict[str, str] = field(default_factory=dict)
+    rule: str = ""  # by which the axes ``along`` go on before all else (``rewrite.continuation``)
+    along: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -119,6 +122,8 @@ class Expansion:
             return np.array(old, target)
         if tuple(old.shape) != self.old_shape:
             raise ValueError(f"{self.name}: stored shape {old.shape}, recipe for {self.old_shape}")
+        if self.rule:
+            return self._continued(old, target)
         out = self.core(old, target)
         for axis, lift in enumerate(self.axes):
             if lift.shares:
@@ -127,6 +132,27 @@ class Expansion:
                 matrix = lift.matrix(self.maps)
                 out = np.moveaxis(np.tensordot(matrix, out.astype(np.float64), (1, axis)), 0, axis)
         return out.astype(target, copy=False)
+
+    def _continued(self, old: Array, target: Any) -> Array:
+        """First the axes of the rule, then the others, for which all of these are old."""
+        sizes = {a: self.axes[a].size for a in self.along}
+        longer = continued(old, sizes, self.rule)
+        axes = tuple(
+            Lift(("atom", a.size, a.size)) if k in sizes else a for k, a in enumerate(self.axes)
+        )
+
+        def kept(index: tuple[int, ...]) -> bool:
+            return not any(index[a] for a in sizes)
+
+        rest = replace(
+            self,
+            axes=axes,
+            fills={i: f for i, f in self.fills.items() if kept(i)},
+            scales={i: s for i, s in self.scales.items() if kept(i)},
+            rule="",
+            along=(),
+        )
+        return rest._apply(longer, target)
 
     def core(self, old: Array, target: Any) -> Array:
         """Block by block, before axes are shared or mapped."""
@@ -209,7 +235,7 @@ class Expansion:
         if fill.kind == "same":
             own = _window(s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True))
             return np.asarray(old[own], target)
-        base = self._base(grids, index)
+        base = _base(grids, index)
         if fill.kind in ("mean", "copy"):
             axis, position = self._digits(grids, index)[fill.digit]
             cells = _window(n[i] for n, i in zip(numbers, fill.source, strict=True))
@@ -236,15 +262,19 @@ class Expansion:
         noise += np.float32(near.mean())
         return noise.astype(target, copy=False)
 
-    @staticmethod
-    def _base(grids: list[list[Digits]], index: tuple[int, ...]) -> tuple[int, ...]:
-        """The all-old block that a fresh block extends: the nearest before it, else the first old."""
-        out = []
-        for grid, i in zip(grids, index, strict=True):
-            pool = [j for j in range(i, -1, -1) if not any(f for _, f in grid[j])]
-            pool += [j for j in range(len(grid)) if not any(f for _, f in grid[j])]
-            out.append(pool[0])
-        return tuple(out)
+    def base(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """The all-old block that a fresh block extends."""
+        return _base([a.core.blocks() for a in self.axes], index)
+
+
+def _base(grids: list[list[Digits]], index: tuple[int, ...]) -> tuple[int, ...]:
+    """The nearest old block before a fresh one, else the first old."""
+    out = []
+    for grid, i in zip(grids, index, strict=True):
+        pool = [j for j in range(i, -1, -1) if not any(f for _, f in grid[j])]
+        pool += [j for j in range(len(grid)) if not any(f for _, f in grid[j])]
+        out.append(pool[0])
+    return tuple(out)
 
 
 def _window(places: Iterable[Array]) -> tuple[Any, ...]:

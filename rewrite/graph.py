@@ -131,6 +131,8 @@ class Graph:
     weights: list[Weight] = field(default_factory=list)
     literals: list[Literal] = field(default_factory=list)
     unused: list[Weight] = field(default_factory=list)
+    bounds: list[tuple[Literal, int]] = field(default_factory=list)
+    """Constants, and axes, of which folded operators read a part as long as a dynamic axis."""
     written: dict[str, str] = field(default_factory=dict)
     """Outputs that are no results but new values of what the program stores (or is given)."""
 

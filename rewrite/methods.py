@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from meristem.rewrite.blocks import COPIES
 from meristem.rewrite.errors import MeristemError
@@ -18,9 +19,10 @@ from meristem.rewrite.orders import ORDERS
 @dataclass(frozen=True)
 class Method:
     """``graph`` and ``weights`` are the strategies in order, by what may compensate; ``split`` is how
-    what sums copies is shared among them. ``tolerant`` methods accept what preserves the function nearly.
-    ``donors`` are further tensors that recipes read: of the ``next`` block, or of other ``models``;
-    ``settings`` are numbers of its own, ``batches`` says that it learns on some."""
+    what sums copies is shared among them. ``tolerant`` methods accept what preserves the function nearly;
+    those that ``stretch`` tables of positions do not preserve it. ``donors`` are further tensors that
+    recipes read: of the ``next`` block, or of other ``models``; ``settings`` are numbers of its own,
+    ``batches`` says that it learns on some."""
 
     name: str
     summary: str
@@ -29,13 +31,14 @@ class Method:
     split: Split = EVEN
     tolerant: bool = False
     donors: str = ""
+    stretch: bool = False
     settings: Mapping[str, float] = field(default_factory=dict)
     batches: bool = False
 
     @property
     def preserves(self) -> bool:
         """Is the function kept, whatever the plan?"""
-        return not (self.tolerant or self.donors or self.settings.get("mask"))
+        return not (self.tolerant or self.donors or self.stretch or self.settings.get("mask"))
 
     @property
     def options(self) -> dict[str, float]:
@@ -58,14 +61,18 @@ class Method:
         return bool(set(self.graph) & set(COPIES))
 
 
-def _only(name: str, summary: str) -> Method:
-    return Method(name, summary, (name,), (name,))
+def _only(name: str, summary: str, **more: Any) -> Method:
+    return Method(name, summary, (name,), (name,), **more)
 
 
-def _first(names: tuple[str, ...], name: str, summary: str, split: Split = EVEN) -> Method:
+def _first(names: tuple[str, ...], name: str, summary: str, **more: Any) -> Method:
     """These strategies where they preserve the function, then those of ``preserve``."""
     graph = (*names, "zero", "mean", "statistics")
-    return Method(name, summary, graph, (*names, "zero", "mean", "copy"), split)
+    return Method(name, summary, graph, (*names, "zero", "mean", "copy"), **more)
+
+
+def _copies(name: str, summary: str, **more: Any) -> Method:
+    return Method(name, summary, ("copy",), ("copy",), **more)
 
 
 METHODS: dict[str, Method] = {
@@ -76,61 +83,29 @@ METHODS: dict[str, Method] = {
         _only("zero", "one factor of every product over new coordinates is zero"),
         _only("mean", "new coordinates are the mean of the old"),
         _only("statistics", "norms take their statistics over the old coordinates"),
-        _only(
+        _copies(
             "copy", "whole multiples: every coordinate is repeated, what sums them is shared evenly"
         ),
-        Method(
+        _copies(
             "clone",
             "whole multiples: the model is tiled, what sums is shared evenly, or with noise that cancels",
-            ("copy",),
-            ("copy",),
         ),
         _first(
             ("replicas", "circular"),
             "net2wider",
             "new coordinates repeat old ones drawn at random, what sums them is shared unequally",
-            Split(unequal=0.5),
+            split=Split(unequal=0.5),
         ),
         _first(
             ("circular",),
             "lemon",
             "new coordinates repeat the old ones in turn, what sums them is shared entry by entry",
-            Split(noise=0.5),
+            split=Split(noise=0.5),
         ),
-        replace(
-            _first(
-                ("replicas",),
-                "fpi",
-                "as net2wider in even shares, through norms too, which changes the function",
-            ),
-            tolerant=True,
-        ),
-        replace(
-            _first(
-                ("circular",),
-                "aki",
-                "new units of a block are those of the next block, what sums them is shared evenly",
-            ),
-            tolerant=True,
-            donors="next",
-        ),
-        replace(
-            _first(
-                ("rms",),
-                "rms",
-                "new units are drawn like the old, and what sums them is scaled by sqrt(n / n')",
-            ),
-            tolerant=True,
-        ),
-        replace(
-            _first(
-                ("replicas",),
-                "learned",
-                "new units are combinations of the old, learned on batches and folded into the weights",
-            ),
-            tolerant=True,
-            settings={"steps": 100, "rate": 0.01, "rank": 0, "noise": 0.03},
-            batches=True,
+        _first(
+            ("pair",),
+            "pair",
+            "new coordinates come in equal pairs, which what sums them reads with opposite signs",
         ),
         Method(
             "gradmax",
@@ -146,17 +121,41 @@ METHODS: dict[str, Method] = {
             ("zero",),
             settings={"mask": 0},
         ),
-        Method(
+        _copies(
             "fuse",
             "whole multiples: several models side by side, what sums them all is their mean",
-            ("copy",),
-            ("copy",),
             donors="models",
         ),
+        # What follows does not preserve the function, and says so.
         _first(
-            ("pair",),
-            "pair",
-            "new coordinates come in equal pairs, which what sums them reads with opposite signs",
+            ("replicas",),
+            "fpi",
+            "as net2wider in even shares, through norms too, which changes the function",
+            tolerant=True,
+        ),
+        _first(
+            ("circular",),
+            "aki",
+            "new units of a block are those of the next block, what sums them is shared evenly",
+            tolerant=True,
+            donors="next",
+        ),
+        _first(
+            ("rms",),
+            "rms",
+            "new units are drawn like the old, and what sums them is scaled by sqrt(n / n')",
+            tolerant=True,
+        ),
+        _first(
+            ("replicas",),
+            "learned",
+            "new units are combinations of the old, learned on batches and folded into the weights",
+            tolerant=True,
+            settings={"steps": 100, "rate": 0.01, "rank": 0, "noise": 0.03},
+            batches=True,
+        ),
+        _first(
+            (), "interpolate", "as preserve, but tables of positions are stretched", stretch=True
         ),
     )
 }

@@ -62,6 +62,7 @@ class Plan:
     approximate: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     maps: dict[str, str] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -72,6 +73,7 @@ class Plan:
             "compensate": self.compensate,
             "at": self.at,
             "seed": self.seed,
+            "given": self.given,
         }
 
     def check(self, proved: Plan, stored: Mapping[str, str]) -> None:
@@ -161,6 +163,7 @@ _TYPES: dict[str, type] = {
     "weights": dict,
     "clones": dict,
     "maps": dict,
+    "given": dict,
     "changes": list,
     "method": str,
     "boundary": str,
@@ -203,6 +206,7 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
         "donors": list(e.donors),
         "blend": e.blend,
         "maps": e.maps,
+        "rule": [e.rule, *e.along],
     }
 
 
@@ -223,6 +227,8 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         tuple(map(str, data["donors"])),
         str(data["blend"]),
         {str(k): str(v) for k, v in data["maps"].items()},
+        str(data["rule"][0]),
+        tuple(int(a) for a in data["rule"][1:]),
     )
 
 

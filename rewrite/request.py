@@ -158,6 +158,12 @@ def nothing_matches(selector: str, dimensions: Sequence[Dimension]) -> str:
     both = list(dict.fromkeys([*kinds, *names]))  # a dimension without a place is named by its kind
     near = difflib.get_close_matches(selector, both, n=4, cutoff=0.4)
     kind = selector.partition("@")[0]
+    if kind == "positions" and kind not in kinds:
+        return (
+            "this model stores no table of positions, so there is nothing to grow: where positions are "
+            "computed (rotary, relative, by slopes), any length works already; its kinds are "
+            + ", ".join(kinds)
+        )
     if kind in kinds:
         near = [n for n in names if n.startswith(kind + "@")][:4] or near
     word = "names no kind of dimension" if kind not in KINDS else "matches nothing in this model"

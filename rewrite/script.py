@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from math import exp
 from typing import Any
 
 import numpy as np
 
-from meristem.rewrite.axes import Term, find
+from meristem.rewrite.axes import Term, atoms_of, find
 from meristem.rewrite.blocks import Growth, source_block
 from meristem.rewrite.cell import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO
 from meristem.rewrite.edits import (
@@ -22,22 +23,38 @@ from meristem.rewrite.edits import (
 from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.expansion import EVEN, Expansion, Fill, Split
 from meristem.rewrite.flow import Flow
+from meristem.rewrite.given import Givens
 from meristem.rewrite.graph import Graph, Literal, Weight
 from meristem.rewrite.lift import Lift
+from meristem.rewrite.limits import growing_rule
 from meristem.rewrite.planner import Solution
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.scale import TOLERANCE
 from meristem.rewrite.sizes import Sizes
 
 
-def edit_script(solution: Solution, *, seed: int = 0, split: Split = EVEN) -> EditScript:
-    """Everything that the carrier must change, in a fixed order; ``split`` is how copies share weights."""
+def edit_script(
+    solution: Solution,
+    *,
+    seed: int = 0,
+    split: Split = EVEN,
+    given: Givens | None = None,
+    lengths: Collection[Term] = (),
+    stretch: bool = False,
+) -> EditScript:
+    """Everything that the carrier must change, in a fixed order; ``split`` is how copies share weights,
+    ``given`` what free entries hold, ``lengths`` the atoms of positions, whose tables go on by their own
+    rule where they have one, or by ``stretch`` are interpolated."""
     graph, flow = solution.eq.graph, solution.flow
     script = EditScript()
     script.sizes = _sizes(graph, solution)
     script.literals = _literals(graph, flow)
     for w in graph.weights:
-        recipe = expansion(w, solution, seed, split)
+        recipe = expansion(w, solution, seed, split, mean=given is not None and given.takes_mean(w))
+        if given is not None and given.names(w):
+            recipe = given.apply(w, recipe)
+        elif lengths and recipe.changes:
+            recipe = _going_on(w, recipe, solution, set(lengths), stretch=stretch)
         if recipe.changes:
             script.weights.append(WeightEdit(w, recipe))
     for op in flow.statistics:
@@ -58,8 +75,26 @@ def edit_script(solution: Solution, *, seed: int = 0, split: Split = EVEN) -> Ed
     return script
 
 
-def expansion(w: Weight, solution: Solution, seed: int = 0, split: Split = EVEN) -> Expansion:
-    """The recipe of one weight.
+def _going_on(
+    w: Weight, recipe: Expansion, solution: Solution, lengths: set[Term], *, stretch: bool
+) -> Expansion:
+    """A table that grows in positions goes on by its rule."""
+    terms = solution.eq.of(w)
+    axes = [a for a, t in enumerate(terms) if recipe.axes[a].grows and lengths & set(atoms_of(t))]
+    rule = growing_rule(w, axes, stretch=stretch) if axes else ""
+    if rule == "stretch" and any(find(terms[a]).kind != "atom" for a in axes):
+        raise NotPreserved(
+            f"{w.name} cannot be interpolated: a part of fixed length is read, so the length is not "
+            "dynamic; trace with a dynamic sequence axis (dynamic_shapes)",
+            weight=w.name,
+        )
+    return replace(recipe, rule=rule, along=tuple(axes)) if rule else recipe
+
+
+def expansion(
+    w: Weight, solution: Solution, seed: int = 0, split: Split = EVEN, *, mean: bool = False
+) -> Expansion:
+    """The recipe of one weight; with ``mean`` its free blocks are means over their first fresh digit.
 
     Blocks are numbered over the pieces that growth makes; factors of the flow are numbered over all
     pieces, so they are mapped by position. Shares of an axis come after all else, so their blocks have no
@@ -78,7 +113,11 @@ def expansion(w: Weight, solution: Solution, seed: int = 0, split: Split = EVEN)
         at = _renumbered(index, number)
         digits = flow.fresh_digits(grid, index)
         if digits:
-            fills[at] = _fill(solution, w, index, digits, number)
+            fill = _fill(solution, w, index, digits, number)
+            if mean and fill == Fill("free"):
+                source = _renumbered(source_block(grid, index, 0), number)
+                fill = Fill("mean", 0, source)
+            fills[at] = fill
         elif scales_of is not None and scales_of[index] is not None:
             v = flow.scales.value(scales_of[index])
             if abs(v) > TOLERANCE:

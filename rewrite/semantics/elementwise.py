@@ -321,7 +321,7 @@ ROWS = [
     Row("ceil", 1, np.ceil, idempotent=True),
     Row("round", 1, np.round, "keep", idempotent=True),
     Row("trunc", 1, np.trunc, "keep", idempotent=True),
-    Row("not", 1, np.logical_not, result="bool"),
+    Row("not", 1, np.logical_not, result="bool", sign=signs.nonneg),
     Row("isnan", 1, np.isnan, "keep", scale=0.0, result="bool"),
     Row("isinf", 1, np.isinf, "keep", scale=0.0, result="bool"),
     Row("add", 2, np.add, "all", True, "equal", signs.sum_sign),

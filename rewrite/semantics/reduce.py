@@ -227,10 +227,11 @@ class Scan(Base):
         eq.set(op.output, x)
 
     def transfer(self, op: Op, flow: Flow) -> None:
-        along(op, flow, nonneg=op.attrs["how"] in ("topk_index", "argsort"))
+        how = op.attrs["how"]
+        along(op, flow, nonneg=how in ("topk_index", "argsort"), keeps_sign=how != "diff")
 
 
-def along(op: Op, flow: Flow, *, nonneg: bool = False) -> None:
+def along(op: Op, flow: Flow, *, nonneg: bool = False, keeps_sign: bool = False) -> None:
     """Operators whose own axis is pinned and whose rows are independent.
 
     Every old block must be unscaled; a fresh row is a finite function of a fresh row. A copy of an old
@@ -240,7 +241,10 @@ def along(op: Op, flow: Flow, *, nonneg: bool = False) -> None:
     for v in op.inputs:
         for cell in flow.of(v).flat:
             flow.require_unscaled(cell.scale, "is not homogeneous")
-    flow.fill(op.output, Cell(scale=NONE, nonneg=TRUE if nonneg else FALSE))
+    sign = TRUE if nonneg else FALSE
+    if keeps_sign and not nonneg:  # sums, sorted entries and zeros of what is not negative
+        sign = all_of(c.nonneg for c in flow.of(op.inputs[0]).flat)
+    flow.fill(op.output, Cell(scale=NONE, nonneg=sign))
     _copy_rows(op, flow)
 
 

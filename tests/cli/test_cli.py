@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 import meristem
 from meristem.cli_arguments import parse_at, parse_sizes
-from tests.cli.conftest import HIDDEN, run
+from tests.cli.conftest import HIDDEN, refused, run
 
 DIMENSION = {"name", "kind", "place", "size", "pinned", "boundary", "weights"}
 
@@ -281,3 +281,23 @@ def test_positions_that_are_none(mlp, tmp_path):
     done = run("grow", mlp, "-o", tmp_path / "o.onnx", "--set", "mlp=16", "--at", "middle")
     assert done.code == 2
     assert "neither end nor spread" in done.err
+
+
+def test_new_entries_can_be_given(mlp, tmp_path):
+    """By a file and by a word; what is given twice, or by no file, is refused."""
+    from safetensors.numpy import save_file
+
+    name = "first.up"
+    rows = np.full((HIDDEN, 4), 0.25, np.float32)
+    save_file({name: rows}, tmp_path / "rows.safetensors")
+    out = tmp_path / "out.onnx"
+    request = ("grow", mlp, "-o", out, "--set", "mlp@first=16")
+    assert run(*request, "--given", tmp_path / "rows.safetensors", "--verify").code == 0
+    assert np.array_equal(meristem.load(out).state_dict()[name][:, 12:], rows)
+    assert run(*request, "--given", f"{name}=mean", "--force").code == 0
+    old = meristem.load(mlp).state_dict()[name]
+    new = meristem.load(out).state_dict()[name][:, 12:]
+    np.testing.assert_allclose(new, np.repeat(old.mean(1, keepdims=True), 4, 1), rtol=1e-5)
+    again = ("--given", tmp_path / "rows.safetensors", "--given", f"{name}=mean", "--force")
+    refused(*request, *again, error="MeristemError")
+    refused(*request, "--given", tmp_path / "no.safetensors", "--force", error="CarrierError")

@@ -295,7 +295,9 @@ def test_fpi_copies_through_norms_and_says_so() -> None:
     assert (got - expected).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if not METHODS[m].tolerant])
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if not (METHODS[m].tolerant or METHODS[m].stretch)]
+)
 def test_every_method_is_exact_where_it_is_accepted(method: str) -> None:
     model, inputs = model_of("two decoders")
     accepted = 0

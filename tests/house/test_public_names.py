@@ -65,7 +65,7 @@ def test_signatures_are_the_contract():
     assert list(_signature("trace")) == ["module", "args", "kwargs", "dynamic_shapes"]
     assert list(_signature("load")) == ["source"]
     assert list(_signature("plan")) == [
-        "model", "sizes", "method", "boundary", "compensate", "at", "seed", "models", "loss",
+        "model", "sizes", "method", "boundary", "compensate", "at", "seed", "given", "models", "loss",
     ]  # fmt: skip
     assert list(_signature("grow"))[:2] == ["model", "sizes_or_plan"]
     assert list(_signature("verify")) == ["model", "grown", "runtime", "providers", "inputs"]
@@ -90,6 +90,7 @@ def test_defaults_are_the_contract():
         "seed": 0,
         "models": (),
         "loss": None,
+        "given": None,
     }
     assert _signature("trace")["dynamic_shapes"].default == "auto"
     assert _signature("verify")["runtime"].default == "onnxruntime"

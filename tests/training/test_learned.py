@@ -144,7 +144,7 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
     model = net()
     with pytest.raises(MeristemError, match="learns on batches: give loss="):
         meristem.grow(model, REQUEST, method="learned")
-    with pytest.raises(MeristemError, match=r"loss= is for method=\"learned\""):
+    with pytest.raises(MeristemError, match="loss= is for method="):
         meristem.grow(model, REQUEST, loss=loss)
     for wrong, why in (
         (lambda _: 1.0, "did not return one number"),
