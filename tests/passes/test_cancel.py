@@ -132,7 +132,10 @@ def test_the_zoo_is_exact_or_says_why(name: str) -> None:
 )
 def test_verification(name: str) -> None:
     model = stack(8)[0] if name == "two blocks" else traced(name)[0]
-    grown = meristem.grow(model, {"layers": "x2"}, method="cancel")
+    request = {"layers": "x2"}
+    if name == "two blocks":
+        request["mlp"] = "x1.5"  # widened first, then copied
+    grown = meristem.grow(model, request, method="cancel+lemon", at="spread")
     report = meristem.verify(model, grown)
     assert report.ok, str(report)
     assert report.levels["training"].word in ("noise-floor", "bit-exact")
