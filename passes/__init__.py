@@ -2,6 +2,7 @@
 ``UPCYCLE`` makes mixtures of MLPs."""
 
 from meristem.passes.base import WidthPass
+from meristem.passes.experts import EXPERTS
 from meristem.passes.heads import HEADS
 from meristem.passes.hidden import HIDDEN
 from meristem.passes.layers import LAYERS
@@ -12,7 +13,7 @@ from meristem.passes.value_dim import VALUE_DIM
 from meristem.passes.width import WIDTH
 
 WIDTH_PASSES: dict[str, WidthPass] = {
-    kind: p for p in (HEADS, HIDDEN, MLP, QK_DIM, VALUE_DIM, WIDTH) for kind in p.kinds
+    kind: p for p in (EXPERTS, HEADS, HIDDEN, MLP, QK_DIM, VALUE_DIM, WIDTH) for kind in p.kinds
 }
 
 __all__ = ["LAYERS", "UPCYCLE", "WIDTH_PASSES", "WidthPass"]
