@@ -175,6 +175,7 @@ def order(c: Call) -> list[Value]:
     axis = c.num("dim") % len(x.shape)
     if "topk" in str(c.node.target):
         at = {"axis": axis, "k": c.num("k"), "descending": bool(c.args["largest"])}
-        return [c.b.apply("scan", x, how=how, **at) for how in ("topk", "topk_index")]
+        slots = {"k": c.b.slot(c.role("k"))}
+        return [c.b.apply("scan", x, slots=slots, how=how, **at) for how in ("topk", "topk_index")]
     at = {"axis": axis, "descending": bool(c.args["descending"])}
     return [c.b.apply("scan", x, how=how, **at) for how in ("sort", "argsort")]

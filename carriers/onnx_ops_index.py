@@ -126,8 +126,12 @@ def top_k(c: Call) -> list[Any]:
         "descending": bool(c.attr("largest", 1)),
         "k": k,
     }
-    out: list[Any] = [c.b.apply("scan", x, how="topk", **at)]
-    out.append(c.b.apply("scan", x, how="topk_index", dtype="int64", **at) if c.wants(1) else None)
+    slots = {} if c.is_moving(1) else {"k": c.b.slot(("scalar", 1))}
+    out: list[Any] = [c.b.apply("scan", x, slots=slots, how="topk", **at)]
+    places = c.wants(1)
+    out.append(
+        c.b.apply("scan", x, slots=slots, how="topk_index", dtype="int64", **at) if places else None
+    )
     return out
 
 

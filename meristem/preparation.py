@@ -11,6 +11,7 @@ from typing import Any
 from meristem.mixtures import experts_wanted, report_experts, upcycling
 from meristem.model import Model
 from meristem.passes import LAYERS, NET2DEEPER, WIDTH_PASSES
+from meristem.passes.experts import strategies
 from meristem.rewrite.axes import Term, atoms_of
 from meristem.rewrite.blocks import Growth
 from meristem.rewrite.dimensions import Dimension
@@ -165,7 +166,7 @@ def prepare(
             atoms,
             compensate=plan.compensate,
             boundary=plan.boundary,
-            strategies=dict.fromkeys(atoms, order),
+            strategies={t: strategies(t, order) for t in atoms},
             names=names,
             seed=plan.seed,
             tolerant=chosen.tolerant,

@@ -3,6 +3,7 @@
 
 from meristem.passes.base import WidthPass
 from meristem.passes.cancel import CANCEL
+from meristem.passes.experts import EXPERTS
 from meristem.passes.heads import HEADS
 from meristem.passes.hidden import HIDDEN
 from meristem.passes.layers import LAYERS
@@ -17,7 +18,7 @@ from meristem.passes.width import WIDTH
 
 WIDTH_PASSES: dict[str, WidthPass] = {
     kind: p
-    for p in (HEADS, HIDDEN, MLP, POSITIONS, QK_DIM, VALUE_DIM, VOCABULARY, WIDTH)
+    for p in (EXPERTS, HEADS, HIDDEN, MLP, POSITIONS, QK_DIM, VALUE_DIM, VOCABULARY, WIDTH)
     for kind in p.kinds
 }
 

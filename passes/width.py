@@ -8,6 +8,6 @@ from meristem.passes.base import WidthPass
 
 WIDTH = WidthPass(
     "width",
-    ("channels", "rank", "width", "experts"),
+    ("channels", "rank", "width"),
     "any other axis that the analysis finds free",
 )

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Pin:
-    """Why an axis cannot grow. ``boundary`` pins are those that a boundary policy may lift."""
+    """Why an axis cannot grow. ``boundary`` pins are those that a boundary policy may lift, ``choice`` pins
+    those that copies of all experts do."""
 
     reason: str
     boundary: bool = False
     opaque: bool = False
+    choice: bool = False
 
 
 class Term:

@@ -10,6 +10,7 @@ from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Input, Value, Weight
 from meristem.rewrite.limits import counts
 from meristem.rewrite.recognise import Attention, attentions, streams, weight_of
+from meristem.rewrite.semantics.chosen import mixtures
 
 KINDS = (
     "hidden",
@@ -76,11 +77,15 @@ class _Namer:
 
     def run(self) -> list[Dimension]:
         self.touched, self.nonlinear = self._facts()
+        found = mixtures(self.graph, self.eq)
+        self.chosen = {e: k for e, k in found.items() if e.kind == "atom" and e in self.uses}
         for attention in attentions(self.graph, self.eq, set(self.touched)):
             self._attention(attention)
         for t in streams(self.graph, self.eq):
             if self._weighted(t) and all(a in self.touched for a in atoms_of(t) if a.size > 1):
                 self._add(_stream_kind(t, self.touched), t)
+        for experts, taken in self.chosen.items():
+            self._add("experts", experts, (taken,))
         for t in self._summed():
             self._add(self._inner_kind(t), t)
         for a in self.uses:
@@ -184,6 +189,8 @@ class _Namer:
         return "rank" if produced >= 2 else "width"
 
     def _table_kind(self, a: Term) -> str:
+        if any(len(w.shape) == 3 and self._by_expert(w) for w, _ in self.uses[a]):
+            return "expert_mlp"
         for w, axis in self.uses[a]:
             for op, i in w.uses:
                 if op.kind == "take" and i == 0 and axis == op.attrs["axis"]:
@@ -202,6 +209,10 @@ class _Namer:
             return "channels"
         return "width" if kinds or _reason(a, "slides") else "positions"
 
+    def _by_expert(self, w: Weight) -> bool:
+        """Does a weight have an axis of experts of whom a token chooses?"""
+        return any(find(t) in self.chosen for t in self.eq.of(w))
+
     def _named(self) -> list[Dimension]:
         out: list[Dimension] = []
         count: dict[str, int] = {}
@@ -214,7 +225,9 @@ class _Namer:
             base = f"{kind}@{place}" if place else kind
             count[base] = count.get(base, 0) + 1
             name = base if count[base] == 1 else f"{base}#{count[base]}"
-            why = pins_of(t)
+            why = choice_pin(t, *inner) if kind == "experts" and inner else pins_of(t)
+            if kind == "experts" and not inner:
+                why = next((p for p in find(t).pins if "chooses" in p.reason), why)
             out.append(
                 Dimension(
                     name,
@@ -302,10 +315,19 @@ def pins_of(t: Term) -> Pin | None:
     free = [a for a in atoms if not a.pins]
     if free:
         return None
-    hard = [p for a in atoms for p in a.pins if not p.boundary]
+    hard = sorted((p for a in atoms for p in a.pins if not p.boundary), key=lambda p: p.choice)
     soft = [p for a in atoms for p in a.pins if p.boundary]
     lifted = [a for a in atoms if all(p.boundary for p in a.pins)]
     return (soft if lifted else hard)[0]
+
+
+def choice_pin(experts: Term, taken: Term) -> Pin | None:
+    """What pins experts of whom ``taken`` are chosen, besides that copies of one must come with all."""
+    if find(taken).kind != "atom":
+        return Pin("what it chooses is taken apart, so that copies of it would be told apart")
+    pins = [p for t in (experts, taken) for p in find(t).pins if not p.choice]
+    # An interface of scores or places cannot be cropped: copies are in no fixed order there.
+    return Pin(pins[0].reason) if pins else None
 
 
 def places(w: Weight) -> list[str]:

@@ -84,10 +84,10 @@ class Equations:
         except Conflict as c:
             self._conflict(c, ())
 
-    def pin(self, t: Term, reason: str, *, opaque: bool = False) -> None:
+    def pin(self, t: Term, reason: str, *, opaque: bool = False, choice: bool = False) -> None:
         """Forbid growth of an axis because of the current operator."""
         where = self._op.where if self._op else "the graph"
-        pin(t, Pin(f"{where} {reason}", opaque=opaque))
+        pin(t, Pin(f"{where} {reason}", opaque=opaque, choice=choice))
 
     def _conflict(self, c: Conflict, extra: Sequence[Term]) -> None:
         op = self._op

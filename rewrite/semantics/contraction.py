@@ -375,7 +375,11 @@ class GroupedContract(Base):
         x, w, ends = (eq.of(v) for v in op.inputs)
         eq.equal(x[1], w[1])
         eq.equal(w[0], ends[0])
-        eq.pin(w[0], "chooses among its entries by integers that depend on the data")
+        eq.pin(
+            w[0],
+            "chooses among its entries by integers that depend on the data; where experts' weights are "
+            "read by the places of the largest scores, or all experts are evaluated, their number can grow",
+        )
         eq.set(op.output, [x[0], w[2]])
 
     def transfer(self, op: Op, flow: Flow) -> None:

@@ -14,6 +14,7 @@ from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.semantics import chosen
 
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
@@ -38,6 +39,7 @@ class Take(Base):
     def axes(self, op: Op, eq: Equations) -> None:
         axis = op.attrs["axis"]
         x, i = eq.of(op.inputs[0]), eq.of(op.inputs[1])
+        chosen.tie(eq, x[axis], op.inputs[1])
         eq.set(op.output, [*x[:axis], *i, *x[axis + 1 :]])
 
     def transfer(self, op: Op, flow: Flow) -> None:
@@ -48,6 +50,9 @@ class Take(Base):
         old = [i for i, b in enumerate(grid[axis]) if not b.fresh]
         self._check_growth(op, flow, grid[axis])
         check_range(op, flow, index_value)
+        if chosen.points_at(flow, index_value, flow.eq.of(table)[axis]):
+            chosen.require_copies(flow, table, axis, "reads what was chosen from new entries")
+        places = flow.of(index_value)
 
         def make(at: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
             row = [cells[(*at[:axis], i, *at[axis + inner :])] for i in old]
@@ -60,6 +65,9 @@ class Take(Base):
                 )
             kept = [k for k in range(len(fresh)) if k not in from_index]
             twins, opposites = [FALSE] * len(fresh), [FALSE] * len(fresh)
+            for n, k in enumerate(from_index):  # equal places read equal rows
+                if flow.growth.equal(fresh[k][1]):
+                    twins[k] = places[at[axis : axis + inner]].twins[n]
             for n, k in enumerate(kept):
                 twins[k] = all_of(c.twins[n] for c in row)
                 opposites[k] = all_of(c.opposite(n) for c in row)
@@ -207,7 +215,8 @@ class TakeAlong(Base):
         x, i = eq.of(op.inputs[0]), eq.of(op.inputs[1])
         for a, (t, u) in enumerate(zip(x, i, strict=True)):
             if a == op.attrs["axis"]:
-                eq.pin(t, "reads it by an index tensor")
+                tied = chosen.tie(eq, t, op.inputs[1])
+                eq.pin(t, "reads it by an index tensor", choice=tied)
             elif t.size == u.size:
                 eq.equal(t, u)
             else:
@@ -218,7 +227,12 @@ class TakeAlong(Base):
         check_range(op, flow, op.inputs[1])
         scales = [c.scale for c in flow.of(op.inputs[0]).flat]
         scale = flow.equal_scales(scales, "reads blocks by an index tensor")
+        axis, why = op.attrs["axis"], "reads what was chosen from new entries"
         flow.fill(op.output, Cell(scale=scale))
+        if chosen.fresh_along(flow, op.inputs[0], axis) and chosen.require_copies(
+            flow, op.inputs[0], axis, why
+        ):
+            flow.set(op.output, chosen.repeated(op.output, flow, axis, Cell(scale=scale)))
 
     def vanishes(self, op: Op) -> Vanishing:
         return Vanishing((0,))

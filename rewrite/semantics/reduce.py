@@ -17,9 +17,11 @@ from meristem.rewrite.formula import FALSE, TRUE, all_of, any_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.scale import NONE, Linear
+from meristem.rewrite.semantics import chosen
 
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
+    from meristem.rewrite.sizes import SizeEdit, Sizes
 
 
 @dataclass(frozen=True)
@@ -178,10 +180,14 @@ class Softmax(Base):
 
     def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
-        eq.pin(x[op.attrs["axis"]], "normalises over it, and a new entry would take weight")
+        why = "normalises over it, and a new entry would take weight"
+        eq.pin(x[op.attrs["axis"]], why, choice=not op.attrs.get("log"))
         eq.set(op.output, x)
 
     def transfer(self, op: Op, flow: Flow) -> None:
+        if chosen.fresh_along(flow, op.inputs[0], op.attrs["axis"] % len(op.output.shape)):
+            chosen.softmax(op, flow)
+            return
         along(op, flow, nonneg=not op.attrs.get("log"))
 
 
@@ -218,17 +224,30 @@ class Scan(Base):
         return [order if how in ("argsort", "topk_index") else np.take_along_axis(x, order, axis)]
 
     def axes(self, op: Op, eq: Equations) -> None:
-        x = list(eq.of(op.inputs[0]))
-        along_axes = [-2, -1] if op.attrs["how"] in ("tril", "triu") else [op.attrs["axis"]]
+        x, how = list(eq.of(op.inputs[0])), op.attrs["how"]
+        along_axes = [-2, -1] if how in ("tril", "triu") else [op.attrs["axis"]]
+        why, choice = f"depends on the order along it ({how})", how in chosen.HOW
+        taken = chosen.taken_with(op, eq) if choice else None
         for a in along_axes:
-            eq.pin(x[a], f"depends on the order along it ({op.attrs['how']})")
-            x[a] = Term(op.output.shape[a])
-            eq.pin(x[a], f"depends on the order along it ({op.attrs['how']})")
+            eq.pin(x[a], why, choice=choice)
+            x[a] = Term(op.output.shape[a]) if taken is None else taken
+            eq.pin(x[a], why, choice=choice)
         eq.set(op.output, x)
 
     def transfer(self, op: Op, flow: Flow) -> None:
-        how = op.attrs["how"]
+        how, axis = op.attrs["how"], op.attrs.get("axis", -1)
+        grown = how in chosen.HOW and any(
+            chosen.fresh_along(flow, v, axis) for v in (op.inputs[0], op.output)
+        )
+        if grown:
+            chosen.choice(op, flow)
+            return
         along(op, flow, nonneg=how in ("topk_index", "argsort"), keeps_sign=how != "diff")
+
+    def sizes(self, op: Op, sizes: Sizes) -> list[SizeEdit]:
+        if op.attrs["how"] not in chosen.HOW:
+            return []
+        return sizes.scalar(op, "k", sizes.terms(op.output)[op.attrs["axis"]])
 
 
 def along(op: Op, flow: Flow, *, nonneg: bool = False, keeps_sign: bool = False) -> None:

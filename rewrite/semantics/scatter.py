@@ -13,6 +13,7 @@ from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, Formula, all_of
 from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
+from meristem.rewrite.semantics import chosen
 from meristem.rewrite.semantics.gather import check_range
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ class Scatter(Base):
             if index.size == part.size:
                 eq.equal(index, part)
             if a == axis:
+                tied = chosen.tie(eq, whole, op.inputs[1])
                 for t in (whole, part):
-                    eq.pin(t, "writes into it by an index tensor")
+                    eq.pin(t, "writes into it by an index tensor", choice=tied)
             elif whole.size == part.size:
                 eq.equal(whole, part)
             else:
@@ -65,6 +67,9 @@ class Scatter(Base):
 
     def transfer(self, op: Op, flow: Flow) -> None:
         check_range(op, flow, op.inputs[1])
+        if chosen.fresh_along(flow, op.output, op.attrs["axis"]):
+            chosen.written(op, flow)
+            return
         x, index, z = (_rows(op, flow, v, whole=n == 0) for n, v in enumerate(op.inputs))
 
         def make(at: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
