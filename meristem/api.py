@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from meristem.model import Model, in_memory
-from meristem.preparation import Prepared, prepare
+from meristem.preparation import prepare
+from meristem.prepared import Prepared
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.request import by_name

@@ -15,7 +15,7 @@ from meristem.rewrite.request import resolve
 from meristem.rewrite.upcycle import UpcycleScript, experts_dimension, plan_upcycle
 
 if TYPE_CHECKING:
-    from meristem.preparation import Prepared
+    from meristem.prepared import Prepared
 
 Sizes = Mapping[str, int | str]
 

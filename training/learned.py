@@ -8,7 +8,7 @@ Afterwards the products are folded into plain weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -17,13 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import copies, generator, is_leaf
 from meristem.rewrite.maps import start
-
-Loss = Callable[[nn.Module], torch.Tensor]
+from meristem.training.gradients import Loss, refuse_no_loss
 
 
 @dataclass(frozen=True)
@@ -70,17 +68,6 @@ def learn(
         value.backward()
         optimizer.step()
     return {k: m.matrix().detach().numpy() for k, m in maps.items()}
-
-
-def refuse_no_loss(value: Any) -> None:
-    """Raises MeristemError where ``value`` is not a finite number with a gradient."""
-    if not isinstance(value, torch.Tensor) or value.numel() != 1 or not value.requires_grad:
-        raise MeristemError(
-            "loss= did not return one number that depends on the module's parameters; give a function of a "
-            "module, such as lambda m: torch.nn.functional.cross_entropy(m(x), y)"
-        )
-    if not math.isfinite(float(value.detach())):
-        raise MeristemError(f"loss= returned {float(value.detach())}; give batches of numbers")
 
 
 class _Map:
@@ -139,4 +126,4 @@ def _matrix(term: Any, matrices: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return reduce(torch.kron, parts) if term[0] == "prod" else torch.block_diag(*parts)
 
 
-__all__ = ["Settings", "learn", "refuse_no_loss"]
+__all__ = ["Settings", "learn"]

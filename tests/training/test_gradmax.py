@@ -1,0 +1,171 @@
+"""GradMax: new units are zero, and what sums them are the singular vectors of what their gradient is linear in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import meristem
+from meristem.rewrite.errors import MeristemError, NotPreserved, OutputError
+from tests.e2e.measure import algebra_error
+from tests.e2e.test_methods import model_of
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+class Convolutions(nn.Module):
+    def __init__(self, act: Any = torch.tanh) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.second, self.head = nn.Conv2d(4, 3, 3), nn.Linear(3, 4)
+        self.act = act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.act(self.norm(self.first(x)))
+        return self.head(torch.tanh(self.second(h)).mean((2, 3)))
+
+
+torch.manual_seed(0)
+X, Y = torch.randn(32, 6), torch.randint(0, 4, (32,))
+IMAGES = torch.randn(32, 2, 6, 6)
+
+
+def loss(module: nn.Module) -> torch.Tensor:
+    return F.cross_entropy(module(X), Y)
+
+
+def seen(module: nn.Module) -> torch.Tensor:
+    return F.cross_entropy(module(IMAGES), Y)
+
+
+def net() -> Any:
+    torch.manual_seed(1)
+    return meristem.trace(Net().eval(), (X[:4],))
+
+
+def convolutions(act: Any = torch.tanh) -> Any:
+    torch.manual_seed(1)
+    return meristem.trace(Convolutions(act).eval(), (IMAGES[:4],))
+
+
+def test_directions_by_hand() -> None:
+    """For units of a gelu at zero M = 0.5 E[g (x, 1)^t], with g the gradient at what sums them."""
+    model = net()
+    grown = meristem.grow(model, {"mlp": 8}, method="gradmax", loss=loss)
+    new, old = grown.state_dict(), model.state_dict()
+    assert not new["up.weight"][5:].any()
+    assert not new["up.bias"][5:].any()
+    y = model.module()(X).detach().requires_grad_()
+    (g,) = torch.autograd.grad(F.cross_entropy(y, Y), y)
+    m = 0.5 * g.T @ torch.cat([X, torch.ones(32, 1)], 1)
+    left, sizes, _ = torch.linalg.svd(m)
+    assert sizes[2] > 1e-3
+    omega = new["down.weight"][:, 5:]
+    length = old["down.weight"].norm(dim=0).mean()
+    torch.testing.assert_close(omega.norm(dim=0), length.expand(3), rtol=1e-4, atol=0)
+    cosines = (left[:, :3] * omega).sum(0).abs() / length
+    torch.testing.assert_close(cosines, torch.ones(3), rtol=0, atol=1e-3)
+    assert algebra_error(model, grown, X[:4]) <= 1e-10
+    module = grown.module()
+    loss(module).backward()
+    felt = torch.cat([module.up.weight.grad[5:], module.up.bias.grad[5:, None]], 1).norm(dim=1)
+    torch.testing.assert_close(felt, sizes[:3] * length, rtol=1e-3, atol=0)
+
+
+def test_units_beyond_the_rank_are_drawn() -> None:
+    grown = meristem.grow(net(), {"mlp": 14}, method="gradmax", loss=loss)
+    omega = grown.state_dict()["down.weight"][:, 5:]
+    assert torch.linalg.matrix_rank(omega) == 4
+    gaps = torch.cdist(omega.T, omega.T) + torch.eye(9) * 1e9
+    assert gaps.min() > 1e-3
+
+
+@pytest.mark.parametrize("request_", [{"channels@": 7}, {"mlp": 9}])
+def test_convolutions_with_a_norm_between(request_: dict[str, int]) -> None:
+    model = convolutions()
+    kinds = {d.name for d in model.dimensions if d.growable}
+    name = next(n for n in kinds if n.partition("@")[0] in {k.rstrip("@") for k in request_})
+    grown = meristem.grow(model, {name: 9}, method="gradmax", loss=seen)
+    assert algebra_error(model, grown, IMAGES[:4]) <= 1e-10
+    report = meristem.verify(model, grown)
+    assert report.ok, str(report)
+    again = meristem.grow(model, {name: 9}, method="gradmax", loss=seen)
+    assert all(torch.equal(w, again.state_dict()[n]) for n, w in grown.state_dict().items())
+
+
+def test_the_gradient_is_larger_than_behind_drawn_weights() -> None:
+    model = convolutions()
+    (name,) = {d.name for d in model.dimensions if ("first.weight", 0) in d.weights and d.growable}
+    grown = meristem.grow(model, {name: 8}, method="gradmax", loss=seen)
+
+    def felt(omega: torch.Tensor | None) -> float:
+        module = grown.module()
+        if omega is not None:
+            with torch.no_grad():
+                module.second.weight[:, 4:] = omega
+        seen(module).backward()
+        return float(module.first.weight.grad[4:].norm())
+
+    best = felt(None)
+    own = grown.state_dict()["second.weight"][:, 4:]
+    torch.manual_seed(3)
+    for _ in range(5):
+        drawn = torch.randn_like(own)
+        drawn *= own.flatten(0, 0).movedim(1, 0).flatten(1).norm(dim=1).mean() / drawn.movedim(
+            1, 0
+        ).flatten(1).norm(dim=1).reshape(1, -1, 1, 1)
+        assert felt(drawn) < best
+
+
+def test_a_gated_mlp_and_the_plan_for_a_file(tmp_path: Path) -> None:
+    model, inputs = model_of("llama_tied")
+
+    def squares(module: nn.Module) -> torch.Tensor:
+        return module(*inputs)[0].float().square().mean()
+
+    plan = meristem.plan(model, {"mlp": "x1.5"}, method="gradmax", loss=squares)
+    grown = meristem.grow(model, meristem.Plan.from_json(plan.to_json()))
+    assert algebra_error(model, grown, *inputs) <= 1e-10
+    report = meristem.verify(model, grown, runtime="torch")
+    assert report.ok, str(report)
+    assert report.levels["training"].checked
+    small, x = net(), X[:4]
+    file = meristem.load(small.save(tmp_path / "small.onnx"))
+    plan = meristem.plan(small, {"mlp": 8}, method="gradmax", loss=loss)
+    big = meristem.grow(file, plan)
+    ours = meristem.grow(small, plan).state_dict()
+    assert all(np.array_equal(big.state_dict()[n], w.numpy()) for n, w in ours.items())
+    assert meristem.verify(file, big).ok
+    with pytest.raises(OutputError, match="apply the same plan to it"):
+        meristem.grow(file, {"mlp": 8}, method="gradmax", loss=loss)
+    assert x.shape == (4, 6)
+
+
+def test_where_it_does_not_apply() -> None:
+    with pytest.raises(MeristemError, match=r"reads gradients on batches: give loss="):
+        meristem.grow(net(), {"mlp": 8}, method="gradmax")
+    model = convolutions(torch.relu)
+    (name,) = {d.name for d in model.dimensions if ("first.weight", 0) in d.weights and d.growable}
+    with pytest.raises(NotPreserved, match=r'a relu.*use method="preserve"'):
+        meristem.grow(model, {name: 8}, method="gradmax", loss=seen)
+    model = convolutions(torch.sigmoid)
+    (name,) = {d.name for d in model.dimensions if ("first.weight", 0) in d.weights and d.growable}
+    with pytest.raises(NotPreserved, match=r'cannot be zero.*use method="preserve"'):
+        meristem.grow(model, {name: 8}, method="gradmax", loss=seen)
+    with pytest.raises(NotPreserved, match="no gradient reaches them on these batches"):
+        meristem.grow(
+            net(), {"mlp": 8}, method="gradmax", loss=lambda m: m(X).sum() * 0 + m.down.bias.sum()
+        )
