@@ -34,8 +34,9 @@ from meristem.rewrite.made import Constant, Made, Rebuilt
 from meristem.rewrite.planner import compatible
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.scale import Linear
-from meristem.rewrite.semantics.contraction import labels_of, stored_behind
+from meristem.rewrite.semantics.contraction import labels_of
 from meristem.rewrite.semantics.elementwise import Row
+from meristem.rewrite.shares import stored_behind
 from meristem.rewrite.steps import Block
 
 # Operators through which a stored tensor is followed to where it is added.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import accumulate, pairwise
 from operator import mul
 
-from meristem.rewrite.graph import Graph, Op, Value
+from meristem.rewrite.graph import Graph, Op, Value, Weight
 
 Axes = frozenset[int]
 NO_AXES: Axes = frozenset()
@@ -61,6 +61,11 @@ def _by(op: Op, position: int, outputs: set[Value], shared: dict[Value, Axes]) -
     if op.kind in _MOVES and position == 0:
         return _moved(op, _summed(op.output, outputs, shared), back=True)
     return NO_AXES
+
+
+def stored_behind(v: Value) -> bool:
+    """Is a value a stored tensor, seen through layout and precision?"""
+    return isinstance(_stored(v), Weight)
 
 
 def _stored(v: Value) -> Value:

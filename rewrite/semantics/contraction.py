@@ -18,10 +18,11 @@ from meristem.rewrite.blocks import PAIRS, combinations
 from meristem.rewrite.cell import Cell
 from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, Formula, all_of, any_of
-from meristem.rewrite.graph import Array, Op, Shape, Value, Weight
+from meristem.rewrite.graph import Array, Op, Shape, Value
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.scale import Linear
 from meristem.rewrite.semantics.functions import trailing
+from meristem.rewrite.shares import stored_behind
 
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
@@ -273,13 +274,6 @@ class Mixing:
         return [
             self._digit(side, where, label, nth) for side in (0, 1) if label in self.labels[side]
         ]
-
-
-def stored_behind(v: Value) -> bool:
-    """Is a value a stored tensor, seen through layout and precision?"""
-    while v.producer is not None and v.producer.kind in ("identity", "cast", "reshape", "permute"):
-        v = v.producer.inputs[0]
-    return isinstance(v, Weight)
 
 
 def vanishes_for(labels: tuple[Labels, Labels], label: int, x: Cell, y: Cell) -> Formula:

@@ -37,6 +37,7 @@ from meristem.rewrite.semantics.functions import (
     sigmoid,
     softplus,
 )
+from meristem.rewrite.shares import stored_behind
 
 if TYPE_CHECKING:
     from meristem.rewrite.equations import Equations
@@ -92,6 +93,8 @@ class Row(Base):
 
     def transfer(self, op: Op, flow: Flow) -> None:
         views = operand_views(op, flow)
+        # Of the factors that could be zero the last is taken; incoming zeros are computed, not stored.
+        last = sorted(range(len(views)), key=lambda i: not stored_behind(op.inputs[i]))
 
         def make(index: tuple[int, ...], fresh: Sequence[tuple[int, int]]) -> Cell:
             cells = [view(index, fresh) for view in views]
@@ -104,7 +107,11 @@ class Row(Base):
                 return Cell(zero, (), scale, nonneg, pos)
             twins = tuple(self._twin(op, flow, cells, k, atom) for k, (_, atom) in enumerate(fresh))
             opposites = tuple(self._opposite(cells, k) for k in range(len(fresh)))
-            return Cell(self._zero(cells), twins, None, nonneg, pos, opposites, self._stuck(cells))
+            incoming = any(flow.growth.strategy(atom) == "incoming" for _, atom in fresh)
+            zero = self._zero(
+                [cells[i] for i in last] if incoming and self.zero == "any" else cells
+            )
+            return Cell(zero, twins, None, nonneg, pos, opposites, self._stuck(cells))
 
         flow.set(op.output, flow.build(op.output, make))
 

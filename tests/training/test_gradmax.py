@@ -1,4 +1,5 @@
-"""GradMax: new units are zero, and what sums them are the singular vectors of what their gradient is linear in."""
+"""GradMax: new units are zero, and what sums them are the singular vectors of what their gradient is linear
+in."""
 
 from __future__ import annotations
 
