@@ -106,10 +106,10 @@ class FoldingBuilder(Builder):
 
         Followed through slices and broadcasts, which may add axes in front.
         """
+        if op.kind not in ("slice", "take", "take_along", "expand"):
+            return
         known, at = op.inputs[0], op.attrs
-        if op.kind not in ("slice", "take", "take_along", "expand") or not isinstance(
-            known, Literal
-        ):
+        if not isinstance(known, Literal):
             return
         root, added = self._roots.get(known, (known, 0))
         if op.kind == "expand":

@@ -139,6 +139,8 @@ def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
     advice = ""
     if d.boundary:
         advice = '; boundary="crop" keeps the interface, boundary="grow" lets it grow'
+    if d.kind == "positions" and "sliding" in (d.pinned or ""):
+        advice += "; it is a grid of image patches, and image sizes do not grow yet"
     if free:
         advice += f"; of this request can grow: {', '.join(repr(n) for n in free[:4])}"
         advice += f" and {len(free) - 4} more" if len(free) > 4 else ""

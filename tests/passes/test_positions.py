@@ -217,9 +217,16 @@ def test_other_growth_goes_along():
 
 
 def test_a_model_without_a_table_has_nothing_to_grow():
-    model, _, _ = traced("llama_tied")
+    module = nn.Sequential(nn.Embedding(TOKENS, WIDTH), nn.Linear(WIDTH, 3)).eval()
+    model = meristem.trace(module, (torch.randint(0, TOKENS, (2, 7)),))
     with pytest.raises(SelectorError, match=r"stores no table of positions, .* any length works"):
         meristem.grow(model, {"positions": 64})
+
+
+def test_grids_of_image_patches_are_refused():
+    model, _, _ = traced("vit")
+    with pytest.raises(meristem.PinnedDimension, match="image sizes do not grow yet"):
+        meristem.grow(model, {"positions": 6})
 
 
 # -- rules -----------------------------------------------------------------------------------------
