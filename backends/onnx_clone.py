@@ -13,10 +13,11 @@ from meristem.backends.onnx_nodes import stand_in
 from meristem.carriers.onnx_carrier import OnnxCarrier, Storage
 from meristem.carriers.onnx_places import KIND, SCOPED, renamed, rescoped
 from meristem.carriers.onnx_values import read, stored
-from meristem.rewrite.depth import CloneEdit, ConvEdit, DepthScript
+from meristem.rewrite.depth import CloneEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array, Value, Weight
 from meristem.rewrite.made import Copy, Made
+from meristem.rewrite.repeat import ConvEdit
 from meristem.rewrite.steps import Block
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import fx
 
 from meristem.carriers.torch_carrier import TorchCarrier
-from meristem.rewrite.depth import ConvEdit
 from meristem.rewrite.edits import BoundaryEdit, LiteralEdit, MaskEdit, SizeEdit, StatisticsEdit
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array
+from meristem.rewrite.repeat import ConvEdit
 
 aten = torch.ops.aten
 _OPEN = 1 << 62  # an end beyond this means "to the end", at any size

@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from meristem.rewrite.depth import CloneEdit, ConvEdit, DepthReport, DepthScript
+from meristem.rewrite.depth import CloneEdit, DepthReport, DepthScript
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.graph import Graph, Literal, Op, Value, Weight
 from meristem.rewrite.made import COPY, Constant, Dirac, Made, Root
 from meristem.rewrite.numbering import within
 from meristem.rewrite.registry import semantics
+from meristem.rewrite.repeat import ConvEdit
 from meristem.rewrite.residual import Streams
 from meristem.rewrite.semantics.contraction import labels_of
 from meristem.rewrite.semantics.elementwise import Row
@@ -258,7 +259,8 @@ def plan_deeper(graph: Graph, sizes: Mapping[Site, int]) -> DepthScript:
         number = 0
         for _ in range(1, size):
             while True:
-                clone = CloneEdit(stack, 0, 1, number, site.exit, made=dict(site.made))
+                clone = CloneEdit.of(stack, 0, 1, number, site.exit)
+                clone.made = dict(site.made)
                 number += 1
                 if not taken & {clone.name(n) for w in site.stored for n in w.names}:
                     break

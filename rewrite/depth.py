@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from meristem.rewrite.cancel import cancelled
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved, SizeError
-from meristem.rewrite.graph import Graph, Op, Value, Weight
-from meristem.rewrite.made import COPY, Constant, Made, Rebuilt
-from meristem.rewrite.numbering import replaced, within
+from meristem.rewrite.graph import Graph, Value, Weight
+from meristem.rewrite.made import Constant
+from meristem.rewrite.numbering import replaced
 from meristem.rewrite.orders import copies
 from meristem.rewrite.renumber import renumber
+from meristem.rewrite.repeat import Repeat
 from meristem.rewrite.stacks import Stack
 from meristem.rewrite.steps import Block
 from meristem.rewrite.zeros import zeroed
@@ -26,64 +27,26 @@ from meristem.rewrite.zeros import zeroed
 At = str | Sequence[int]
 
 
-@dataclass(frozen=True)
-class ConvEdit:
-    """A copied convolution has stride and dilation 1, this odd kernel, padded to keep sizes, and groups."""
+@dataclass(eq=False, kw_only=True)
+class CloneEdit(Repeat):
+    """A copy of a block between ``after`` and everything that reads it (and earlier copies there).
 
-    op: Op
-    kernel: tuple[int, ...]
-    groups: int
-
-
-@dataclass(eq=False)
-class CloneEdit:
-    """A copy of ``block`` between ``after`` and everything that reads it (and earlier copies there).
-
-    ``modules`` maps the source's module paths to the copy's; a weight outside of them is named with
-    ``tag``. ``made`` are recipes of copies that hold something else than their source; ``gate`` is the name
-    of a new scalar parameter, zero. ``origins`` are weights whose copies are made of another one, ``convs``
-    convolutions that are copied with other attributes.
+    ``source`` is the number of the block in its stack, ``rank`` how many copies precede it there.
     """
 
     stack: Stack
     source: int
     position: int
-    rank: int  # how many copies precede it in its stack
+    rank: int
     after: Value
-    modules: dict[str, str] = field(default_factory=dict)
-    made: dict[Weight, Made] = field(default_factory=dict)
-    gate: str | None = None
-    origins: dict[Weight, Weight] = field(default_factory=dict)
-    convs: tuple[ConvEdit, ...] = ()
 
-    @property
-    def tag(self) -> str:
-        return f"grown{self.rank + 1}"
-
-    @property
-    def zeroed(self) -> dict[Weight, float]:
-        """Weights of the source whose copies are filled with a constant."""
-        return {w: m.value for w, m in self.made.items() if isinstance(m, Constant)}
-
-    @property
-    def halves(self) -> list[Weight]:
-        """Weights of the source whose copies hold halves that are equal or opposite."""
-        return [w for w, m in self.made.items() if isinstance(m, Rebuilt)]
-
-    def how(self, w: Weight) -> Made:
-        """The recipe of a weight's copy."""
-        return self.made.get(w, COPY)
-
-    @property
-    def block(self) -> Block:
-        return self.stack.blocks[self.source]
-
-    def name(self, old: str) -> str:
-        """What the copy of a stored tensor is called."""
-        if within(old, self.modules):
-            return replaced(old, self.modules)
-        place, dot, leaf = old.rpartition(".")
-        return f"{place}{dot}{leaf}_{self.tag}" if not place else f"{place}_{self.tag}.{leaf}"
+    @staticmethod
+    def of(stack: Stack, source: int, position: int, rank: int, after: Value) -> CloneEdit:
+        """A copy of the block of that number."""
+        return CloneEdit(
+            block=stack.blocks[source], tag=f"grown{rank + 1}", stack=stack, source=source,
+            position=position, rank=rank, after=after,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -241,7 +204,7 @@ def _clones(stack: Stack, target: int, at: At, order: str) -> list[CloneEdit]:
     for position, first in pairs:
         after = stack.blocks[position - 1].exit if position else stack.blocks[0].entry
         for source in range(first, first + q):
-            out.append(CloneEdit(stack, source, position, len(out), after))
+            out.append(CloneEdit.of(stack, source, position, len(out), after))
     return out
 
 

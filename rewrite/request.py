@@ -153,6 +153,19 @@ def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
     )
 
 
+# Why a model may have nothing of a kind, and what would work.
+_ABSENT = {
+    "positions": "this model stores no table of positions, so there is nothing to grow: where positions "
+    "are computed (rotary, relative, by slopes), any length works already",
+    "layers": "this model has no residual blocks (x + f(x)) that could be repeated or split: "
+    'method="net2deeper" adds layers behind activations that are idempotent (relu), and widths grow '
+    "anywhere",
+    "experts": "this model has no mixture of experts: "
+    'method="upcycle" makes some of its MLPs, with "experts" as the size',
+    "vocabulary": "this model reads no table by integers, so it has no vocabulary",
+}
+
+
 def nothing_matches(selector: str, dimensions: Sequence[Dimension]) -> str:
     """Why a selector names nothing, with the nearest names."""
     names = [d.name for d in dimensions]
@@ -160,12 +173,8 @@ def nothing_matches(selector: str, dimensions: Sequence[Dimension]) -> str:
     both = list(dict.fromkeys([*kinds, *names]))  # a dimension without a place is named by its kind
     near = difflib.get_close_matches(selector, both, n=4, cutoff=0.4)
     kind = selector.partition("@")[0]
-    if kind == "positions" and kind not in kinds:
-        return (
-            "this model stores no table of positions, so there is nothing to grow: where positions are "
-            "computed (rotary, relative, by slopes), any length works already; its kinds are "
-            + ", ".join(kinds)
-        )
+    if kind in _ABSENT and kind not in kinds:
+        return f"{_ABSENT[kind]}; its kinds are {', '.join(kinds)}"
     if kind in kinds:
         near = [n for n in names if n.startswith(kind + "@")][:4] or near
     word = "names no kind of dimension" if kind not in KINDS else "matches nothing in this model"

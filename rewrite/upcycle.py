@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.graph import Value, Weight
-from meristem.rewrite.made import COPY, Drawn, Made, made
+from meristem.rewrite.made import Drawn, made
 from meristem.rewrite.mlps import Mlp
 from meristem.rewrite.numbering import replaced, within
+from meristem.rewrite.repeat import Repeat
 from meristem.rewrite.steps import Block
 
 # Standard deviation of a new router's entries (arXiv:2212.05055).
@@ -24,35 +25,12 @@ _ROUTER = "router"
 
 
 @dataclass(eq=False)
-class ExpertEdit:
-    """A copy of an MLP. ``modules`` maps the MLP's module paths to those of the expert; the backends that
-    repeat blocks of a stack repeat it too (see ``rewrite.depth.CloneEdit``)."""
-
-    block: Block
-    number: int
-    modules: dict[str, str] = field(default_factory=dict)
-    gate: str | None = None
-
-    def how(self, w: Weight) -> Made:
-        """The recipe of a weight's copy."""
-        return COPY
-
-    @property
-    def tag(self) -> str:
-        return f"expert{self.number}"
-
-    def name(self, old: str) -> str:
-        """What the expert's copy of a stored tensor is called."""
-        return replaced(old, self.modules)
-
-
-@dataclass(eq=False)
 class Mixture:
     """What one MLP becomes. ``experts[0]`` is the MLP itself under other names."""
 
     mlp: Mlp
     block: Block
-    experts: list[ExpertEdit]
+    experts: list[Repeat]
     top: int
     router: str
 
@@ -92,7 +70,7 @@ class UpcycleScript:
     seed: int = 0
 
     @property
-    def clones(self) -> list[ExpertEdit]:
+    def clones(self) -> list[Repeat]:
         """The copies; the first expert of a mixture is the MLP itself."""
         return [e for m in self.mixtures for e in m.experts[1:]]
 
@@ -143,8 +121,10 @@ def plan_upcycle(
             home += "_"
         block = mlp.block
         experts = [
-            ExpertEdit(
-                block, i, _modules(block, mlp.dimension.place, f"{_join(home, 'experts')}.{i}")
+            Repeat(
+                block=block,
+                tag=f"expert{i}",
+                modules=_modules(block, mlp.dimension.place, f"{_join(home, 'experts')}.{i}"),
             )
             for i in range(count)
         ]

@@ -187,7 +187,7 @@ def test_bad_requests() -> None:
         ({"layers@2": 2}, {}, SelectorError, "matches nothing"),
         ({"layers": 0}, {}, SizeError, "cannot become 0"),
         ({"layers": 2}, {"at": [0]}, SizeError, "the selector says where"),
-        ({"layers": 2}, {"method": "identity"}, SelectorError, "'layers'"),
+        ({"layers": 2}, {"method": "identity"}, SelectorError, "no residual blocks"),
     ):
         with pytest.raises(error, match=why):
             meristem.plan(model, sizes, **{"method": METHOD, **options})
