@@ -181,7 +181,7 @@ class Repeats:
     def _gated(
         self, clone: CloneEdit, x: ir.Value, y: ir.Value, like: ir.Node, made: set[ir.Node]
     ) -> ir.Value:
-        """x + g * (y - x), the cheapest form in a runtime (ONNX.md 6b)."""
+        """x + g * (y - x), the cheapest form in a runtime (docs/onnx.md)."""
         assert clone.gate is not None
         gate = self.editor.constant(np.zeros(()), clone.block.exit.dtype, clone.gate)
         gate.metadata_props[KIND] = "PARAMETER"

@@ -37,7 +37,7 @@ def statistics(editor: Editor, edit: StatisticsEdit, mask: ir.Value | None = Non
     With a ``mask`` mean and variance are over all coordinates, weighed by it.
 
     Every step is an operator of its own, so that gradients through mean and variance are right in
-    any training runtime (ONNX.md 6a).
+    any training runtime (docs/onnx.md).
     """
     if "reducers" in edit.op.attrs:
         for native in edit.op.attrs["reducers"]:

@@ -3,7 +3,7 @@
 A dynamic export reads most sizes from other tensors (``Shape``, slices up to the end, ``-1``), so
 after the weights have grown many vectors are right already. The edited model is lowered again, node
 by node; where a node's sizes differ from what the growth needs, its constants are replaced before
-it is lowered a second time (ONNX.md 4.2).
+it is lowered a second time (docs/onnx.md).
 """
 
 from __future__ import annotations

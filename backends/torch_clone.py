@@ -166,7 +166,7 @@ class Repeats:
         return end
 
     def _gated(self, x: fx.Node, y: fx.Node, g: fx.Node, made: set[fx.Node]) -> fx.Node:
-        """x + g (y - x): one lerp, the fastest form by far (ONNX.md 6b).
+        """x + g (y - x): one lerp, the fastest form by far (docs/onnx.md).
 
         Under dynamic shapes it is spelled out, because torch (2.13) cannot infer the shape of a lerp
         whose weight is a number in a tensor and whose operands have symbolic sizes.

@@ -69,7 +69,7 @@ class GraphEditor:
         """y = (x - mean(x_old)) / sqrt(var(x_old) + eps), then gain and bias over all coordinates.
 
         With a ``mask`` mean and variance are over all coordinates, weighed by it. Spelled out, because
-        the mean and rstd results of native_layer_norm are not differentiated (ONNX.md 6a).
+        the mean and rstd results of native_layer_norm are not differentiated (docs/onnx.md).
         """
         if "reducers" in edit.op.attrs:
             self._reduce_old(edit, mask)

@@ -2,7 +2,7 @@
 
 Exported files hold arithmetic of shapes, position ids and masks as operators. Every operator whose
 operands are all literals is evaluated at once and becomes a literal itself, so none of that reaches
-the analysis, without a separate pass over the file (ONNX.md 1). The carrier keeps those operators.
+the analysis, without a separate pass over the file (docs/onnx.md). The carrier keeps those operators.
 """
 
 from __future__ import annotations

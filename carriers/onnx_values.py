@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from meristem.rewrite.graph import Array
 
-# Analysis reads tensors below this size; larger ones are only streamed for equality (DESIGN.md 3).
+# Analysis reads tensors below this size; larger ones are only streamed for equality.
 SMALL_BYTES = 1 << 16
 
 _NAMES = {

@@ -83,7 +83,10 @@ def _report_depth(prepared: Prepared, dimensions: Mapping[str, Dimension]) -> No
     plan.changes += [Change(d.name, "layers", d.place, d.size, s) for d, s in named]
     plan.clones |= prepared.sources
     plan.added += depth.added
-    plan.approximate += depth.approximate
+    split = method(plan.method).depth == "split"
+    plan.approximate += [
+        f"{a}, each with 1/k of its branches" if split else a for a in depth.approximate
+    ]
     plan.notes += [str(r) for r in depth.reports]
 
 
@@ -112,9 +115,10 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
 
 
 def _check_options(plan: Plan) -> None:
-    if method(plan.method).order and plan.at != "end":
+    depth = method(plan.method).depth
+    if depth in ("stack", "split") and plan.at != "end":
         raise SizeError(
-            f"at={plan.at!r} places blocks that are the identity; the order of stack says where copies go",
+            f"at={plan.at!r} places blocks that are the identity; {depth} says itself where copies go",
             at=plan.at,
         )
     if method(plan.method).depth == "net2deeper" and plan.at != "end":

@@ -34,7 +34,7 @@ class Supplied:
             )
         if self.loss is not None and not chosen.width.batches:
             raise MeristemError(
-                f'loss= is for method="learned" and "gradmax", not for method={chosen.width.name!r}'
+                f'loss= is for method="learned" and method="gradmax", not for method={chosen.width.name!r}'
             )
 
 
@@ -59,6 +59,11 @@ def complete(
         if not 0 <= at <= 1:
             raise MeristemError(f"the mask is {at:g}; give a number from 0 to 1")
         mask(script, at)
+        if script.masks and plan.compensate == "weights":
+            raise NotPreserved(
+                'masks are operators, and weights alone make none; use compensate="graph", or '
+                'method="preserve"'
+            )
         if script.masks or (script.statistics and at < 1):
             plan.clones[NAME] = ("", repr(at))
         if at:

@@ -1,9 +1,9 @@
 """Growing a stack by copies of its blocks that compute nothing yet.
 
-A new block is x + B(x) with the factor of B nearest to the sum zero (METHODS.md 0.3): it is exactly the
+A new block is x + B(x) with the factor of B nearest to the sum zero (arXiv:2308.06103): it is exactly the
 identity, and the zeroed weights learn from the first step on. Where a norm follows the sum, or no weight
 of its own makes B zero, the block stands behind a gate: x + g * (B(x) - x) with one new number g = 0
-(ONNX.md 6b). With an order (``rewrite.orders``) copies compute at once instead, which is no preservation.
+(docs/onnx.md). With an order (``rewrite.orders``) copies compute at once instead, which is no preservation.
 """
 
 from __future__ import annotations

@@ -55,35 +55,37 @@ def from_models(script: EditScript, graph: Graph, others: Sequence[Graph]) -> li
     """Replicas of the r-th round are those of the r-th other model; what that changes, in words.
 
     Deep Fusion (arXiv:2306.11903): the models side by side, their results averaged where the copies end.
-    Without other models every replica is one of the model itself, which is exact (self-fusion).
+    Without other models, or with the model itself, replicas are its own, which is exact (self-fusion).
 
     Raises SizeError where an axis does not become as many times as long as there are models, and
     NotPreserved where the others are not of one shape with the model.
     """
     edits = {e.weight: e for e in script.weights}
     tables = [{w.name: w for w in g.weights} for g in others]
-    differs = False
+    found: dict[Weight, WeightEdit] = {}
     for w in graph.weights:
         edit = edits.get(w) or WeightEdit(w, _unchanged(w))
         _refuse_other_sizes(edit.expansion, len(others) + 1 if others else 0)
         if not w.is_float or not others:
             continue
         donors = tuple(_twin(w, t, i) for i, t in enumerate(tables))
-        same = all(np.array_equal(w.array(), d.array()) for d in donors)
-        if same and w not in edits:
-            continue
-        differs |= not same
-        names = tuple(f"{i + 1}:{d.name}" for i, d in enumerate(donors))
-        recipe = replace(edit.expansion, donors=names, blend="fused")
-        edits[w] = WeightEdit(w, recipe, donors)
-    if not others:
-        edits = {w: WeightEdit(w, replace(e.expansion, blend="fused")) for w, e in edits.items()}
-    script.weights = [edits[w] for w in graph.weights if w in edits]
-    if not differs:
+        if w in edits or not _same(w, donors):
+            names = tuple(f"{i + 1}:{d.name}" for i, d in enumerate(donors))
+            found[w] = WeightEdit(w, replace(edit.expansion, donors=names, blend="fused"), donors)
+    if all(_same(w, e.donors) for w, e in found.items()):
+        script.weights = [
+            replace(e, expansion=replace(e.expansion, blend="fused")) for e in script.weights
+        ]
         return []
+    edits |= found
+    script.weights = [edits[w] for w in graph.weights if w in edits]
     return [
         f"{len(others) + 1} models side by side compute the mean of their results but for norms"
     ]
+
+
+def _same(w: Weight, others: Sequence[Weight]) -> bool:
+    return all(np.array_equal(w.array(), o.array()) for o in others)
 
 
 def _unchanged(w: Weight) -> Expansion:

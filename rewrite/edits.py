@@ -52,7 +52,7 @@ class WeightEdit:
 class StatisticsEdit:
     """The normalisation of ``op.native`` takes mean and variance over ``old`` positions of ``axis`` only.
 
-    y = (x - mean(x[old])) / sqrt(var(x[old]) + eps), then the affine part as before (ONNX.md 6a).
+    y = (x - mean(x[old])) / sqrt(var(x[old]) + eps), then the affine part as before (docs/onnx.md).
     ``op`` is the norm in the view (attributes ``axes``, ``center``; its second input is epsilon).
     """
 

@@ -202,8 +202,11 @@ def _refusal(
     first = failures[0]
     what = ", ".join(sorted({names.get(t, f"axis of {t.size}") for t in blamed}))
     used = sorted({s for choice, _ in tried for s in choice.values()})
+    others = [s for s in METHODS["preserve"].order(compensate) if s not in (*used, "copy")]
     advice = (
-        'try compensate="graph", which may rewrite norms and constants'
+        f'try method="preserve", which may take {" or ".join(others)}'
+        if others
+        else 'try compensate="graph", which may rewrite norms and constants'
         if compensate == "weights"
         else "leave that dimension out of the request, or try a whole multiple with "
         'compensate="weights", which may copy coordinates'

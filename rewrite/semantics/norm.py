@@ -1,10 +1,10 @@
 """Normalisation over axes, without its affine part (gain and bias are their own mul and add).
 
 Let n be the old and n' the new number of normalised coordinates, V = sum of squares (centred for
-LayerNorm). With zero fill (RMSNorm) or mean fill (LayerNorm) V is unchanged, so
-``V/n' + eps*n/n' = (n/n') * (V/n + eps)``: exact with eps*n/n', and the result carries the factor
-sqrt(n'/n), which the gain absorbs (METHODS.md 0.1). With copies mean and variance are unchanged. With
-``statistics`` mean and variance are taken over the old coordinates only.
+LayerNorm). With zero fill (RMSNorm) or mean fill (LayerNorm) V is unchanged, so ``V/n' + eps*n/n' = (n/n')
+* (V/n + eps)``: exact with eps*n/n', and the result carries the factor sqrt(n'/n), which the gain absorbs
+(docs/passes/hidden.md). With copies mean and variance are unchanged. With ``statistics`` mean and variance
+are taken over the old coordinates only.
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ class _NormFlow:
         flow = self.flow
         if len(self.strategies) > 1:
             flow.fail("normalises axes that grow by different strategies", self.atoms)
+        if self.statistics and flow.compensate == "weights":
+            flow.fail(
+                "would take statistics over old coordinates, which weights alone do not say",
+                self.atoms,
+            )
         if self.statistics and self.op not in flow.statistics:
             flow.statistics.append(self.op)
         if "mean" in self.strategies:

@@ -8,11 +8,18 @@ import sys
 
 import pytest
 
+from meristem.rewrite.methods import DEPTH, METHODS, UPCYCLE
 from tests.house.tree import ROOT
 
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 PAGES = ("docs/how-it-works.md", "docs/add-an-operator.md")
-PASSES = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs/passes").glob("*.md"))
+PASSES, OPERATORS = (
+    sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs" / folder).glob("*.md"))
+    for folder in ("passes", "methods")
+)
+# Operators whose page has another name: that of the pass that they are about.
+ELSEWHERE = {"identity": "layers", "interpolate": "positions"}
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 # Starting a process costs more than most pages, so those that change nothing share one.
 TOGETHER = """
@@ -63,8 +70,8 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path):
     assert words(run(code, tmp_path)) == words(said)
 
 
-def test_the_pages_of_the_passes_run_and_print_what_they_say(tmp_path):
-    found = {page: blocks(page) for page in PASSES}
+def test_the_pages_of_passes_and_methods_run_and_print_what_they_say(tmp_path):
+    found = {page: blocks(page) for page in (*PASSES, *OPERATORS)}
     assert all(code and said for code, said in found.values())
     codes = {page: code for page, (code, _) in found.items()}
     (tmp_path / "pages.json").write_text(json.dumps(codes), encoding="utf-8")
@@ -93,18 +100,39 @@ def test_an_example(example, tmp_path):
     assert run((ROOT / "examples" / example).read_text(encoding="utf-8"), tmp_path)
 
 
+def page_of(operator):
+    """The page of a method, for some of which it is that of a pass."""
+    stem = ELSEWHERE.get(operator, operator)
+    places = (ROOT / "docs" / folder / f"{stem}.md" for folder in ("methods", "passes"))
+    return next((p for p in places if p.is_file()), None)
+
+
+def test_every_operator_has_a_page():
+    """With its formula, its source, when to use it, whether it is exact, and what an optimizer needs."""
+    operators = {*METHODS, *DEPTH, UPCYCLE}
+    assert not [o for o in operators if page_of(o) is None]
+    for page in OPERATORS:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert page.removeprefix("docs/methods/").removesuffix(".md") in operators
+        heads = ("**Formula.**", "**When.**", "**Options.**", "**Optimizer.**", "**Refused**")
+        assert not [h for h in heads if h not in text], page
+        assert "**Exact" in text or "**Approximate" in text, page
+        assert "arXiv:" in text or "This project's" in text, page
+
+
+def links(path):
+    """What the prose of a page links to, from its folder."""
+    text = BLOCK.sub("", path.read_text(encoding="utf-8"))
+    return {path.parent / link for link in LINK.findall(text)}
+
+
 def test_every_page_is_linked():
     """From the README, or from a page that the README links."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    pages = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))
-    assert not [page for page in pages if f"({page})" not in text]
+    first = {p.resolve() for p in links(ROOT / "README.md") if p.suffix == ".md"}
+    linked = first.union(*({p.resolve() for p in links(page)} for page in first))
+    assert not [p for p in sorted((ROOT / "docs").rglob("*.md")) if p not in linked]
 
 
 def test_every_link_leads_somewhere():
-    broken = [
-        f"{path.name}: {link}"
-        for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
-        for link in re.findall(r"\]\(([^)#:]+)\)", path.read_text(encoding="utf-8"))
-        if not (path.parent / link).exists()
-    ]
-    assert not broken
+    pages = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md"))
+    assert not [f"{page.name}: {p}" for page in pages for p in links(page) if not p.exists()]

@@ -90,7 +90,7 @@ def deployment_ratio(
     *,
     optimised: bool,
 ) -> float:
-    """Largest error of the grown file over the original's own, with the floor of DESIGN.md section 8.
+    """Largest error of the grown file over the original's own, with the floor of docs/verify.md.
 
     Both errors are the largest over all inputs, output by output.
     """

@@ -1,7 +1,7 @@
 """The zoo through ONNX files: the same dimensions, plans that bind both ways, and ONNX Runtime.
 
 Level 2 of verification: the error of the grown file against float64 is at most 4 times the original
-file's own rounding error, with the floor of DESIGN.md section 8, with optimisations off and on.
+file's own rounding error, with the floor of docs/verify.md, with optimisations off and on.
 """
 
 from __future__ import annotations

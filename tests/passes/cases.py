@@ -13,7 +13,7 @@ from meristem.rewrite.request import Wish
 from tests.e2e.measure import algebra_error, leaves
 from tests.zoo import build
 
-# Relative error of two programs in float64 (DESIGN.md section 8, level 1).
+# Relative error of two programs in float64.
 LIMIT = 1e-10
 
 

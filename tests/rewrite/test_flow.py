@@ -35,7 +35,7 @@ def test_the_consumer_is_zeroed_and_the_producer_stays_free():
 
 
 def test_a_norm_takes_its_factor_to_the_gain_and_to_epsilon():
-    """METHODS.md: gain * sqrt(n / n') and eps * n / n'."""
+    """Gain * sqrt(n / n') and eps * n / n'."""
     b = Net()
     graph = b.output(b.dense(b.rms(b.dense(b.input(2, 3), 4), eps=0.1), 2))
     solution, _ = grown(graph, new=6)

@@ -24,7 +24,7 @@ class Entry:
 
     ``build(onnx=False)`` gives the untouched module; ``inputs(batch, seq, seed=0)`` valid random
     ``(args, kwargs)``; ``dynamic()`` the ``dynamic_shapes`` of torch.export, in the structure of
-    the inputs. ``kinds`` are the growable kinds, as DESIGN.md §7 names them. ``exposed`` are those
+    the inputs. ``kinds`` are the growable kinds. ``exposed`` are those
     of them that reach an output of the real return type (``encoder_last_hidden_state``), so that
     the default boundary pins them.
     """
