@@ -138,7 +138,7 @@ def test_what_does_not_fit_says_what_does() -> None:
     ):
         with pytest.raises(SizeError, match=why):
             meristem.plan(model, {"layers": target}, method=method)
-    with pytest.raises(SizeError, match="the order of stack says where copies go"):
+    with pytest.raises(SizeError, match="stack says itself where copies go"):
         meristem.plan(model, {"layers": 4}, method="stack", at="spread")
     with pytest.raises(MeristemError, match="order='random' is not known"):
         copies("random", 2, 4)
