@@ -140,7 +140,7 @@ def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
     if d.boundary:
         advice = '; boundary="crop" keeps the interface, boundary="grow" lets it grow'
     if d.kind == "positions" and "sliding" in (d.pinned or ""):
-        advice += "; it is a grid of image patches, and image sizes do not grow yet"
+        advice += '; it is a grid of image patches: ask for "image" with method="interpolate"'
     if free:
         advice += f"; of this request can grow: {', '.join(repr(n) for n in free[:4])}"
         advice += f" and {len(free) - 4} more" if len(free) > 4 else ""
@@ -160,6 +160,11 @@ def nothing_matches(selector: str, dimensions: Sequence[Dimension]) -> str:
     both = list(dict.fromkeys([*kinds, *names]))  # a dimension without a place is named by its kind
     near = difflib.get_close_matches(selector, both, n=4, cutoff=0.4)
     kind = selector.partition("@")[0]
+    if kind == "image" and kind not in kinds:
+        return (
+            'sizes of images grow with method="interpolate" alone, which is not exact, where an input '
+            "[batch, channels, height, width] is read by convolutions or in patches"
+        )
     if kind == "positions" and kind not in kinds:
         return (
             "this model stores no table of positions, so there is nothing to grow: where positions are "
