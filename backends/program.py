@@ -28,6 +28,7 @@ from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array
 from meristem.rewrite.made import Copy, Made
 from meristem.rewrite.masks import NAME
+from meristem.rewrite.resizing import linear, resized
 
 
 def apply_script(carrier: TorchCarrier, script: EditScript) -> TorchCarrier:
@@ -83,7 +84,7 @@ def _add_mask(
 
 
 def _grown_example(carrier: TorchCarrier, edges: Sequence[BoundaryEdit]) -> Any:
-    """The example inputs with zeros at new coordinates."""
+    """The example inputs with zeros at new coordinates, images interpolated."""
     given = carrier.program.example_inputs
     if not edges or given is None:
         return given
@@ -95,6 +96,11 @@ def _grown_example(carrier: TorchCarrier, edges: Sequence[BoundaryEdit]) -> Any:
     ]
     for edge in edges:
         i = names.index(edge.name)
+        if edge.resized:
+            by = linear(leaves[i].shape[edge.axis], edge.size)
+            image = resized(leaves[i].detach().cpu().double().numpy(), edge.axis, by)
+            leaves[i] = torch.from_numpy(image).to(leaves[i])
+            continue
         shape = list(leaves[i].shape)
         shape[edge.axis] = edge.size
         old = torch.as_tensor(edge.old, device=leaves[i].device)

@@ -16,6 +16,7 @@ from meristem.rewrite.plan import Plan
 
 if TYPE_CHECKING:
     from meristem.rewrite.deeper import Site
+    from meristem.rewrite.grids import Images
     from meristem.rewrite.stacks import Stack
     from meristem.sides import Side
 
@@ -65,6 +66,13 @@ class Model:
         from meristem.rewrite.deeper import find_sites
 
         return {s.name: s for s in find_sites(self.graph)}
+
+    @cached_property
+    def images(self) -> Images:
+        """Images that the model reads in patches, which method="interpolate" makes larger."""
+        from meristem.rewrite.grids import find_images
+
+        return find_images(self.graph)
 
     @cached_property
     def dimensions(self) -> list[Dimension]:

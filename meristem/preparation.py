@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+from meristem.imaging import check_sizes, enlarge
 from meristem.mixtures import experts_wanted, report_experts
 from meristem.model import Model
-from meristem.passes import LAYERS, NET2DEEPER
+from meristem.passes import IMAGE, LAYERS, NET2DEEPER
 from meristem.prepared import Prepared
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.edits import EditScript
@@ -47,13 +48,20 @@ def prepare(
     supplied.check(chosen)
     experts, sizes = experts_wanted(model, sizes, plan)
     outside = chosen.depth == "net2deeper"
+    listing = NET2DEEPER if outside else IMAGE if chosen.width.stretch else None
     dimensions = {
-        d.name: d for d in (NET2DEEPER.dimensions(model) if outside else model.dimensions)
+        d.name: d for d in (model.dimensions if listing is None else listing.dimensions(model))
     }
     try:
         wishes = resolve(list(dimensions.values()), sizes, boundary=plan.boundary)
     except PinnedDimension as error:
         raise _unsupported(dimensions, error) from None
+    if any(w.dimension.kind == "image" for w in wishes):
+        script = enlarge(model, plan, wishes, list(experts))
+        prepared = Prepared(model, plan, script, {})
+        if script is not None:
+            check_sizes(prepared)
+        return prepared
     width = [w for w in wishes if w.dimension.kind != "layers"]
     depth = [w for w in wishes if w.dimension.kind == "layers"]
     periods = {n: s.period for n, s in model.stacks.items()} if depth else {}

@@ -1,11 +1,12 @@
 """The passes: one file for each way to grow. ``WIDTH_PASSES`` maps kinds to theirs, others are depth;
-``UPCYCLE`` makes mixtures of MLPs."""
+``UPCYCLE`` makes mixtures of MLPs, ``IMAGE`` takes larger images."""
 
 from meristem.passes.base import WidthPass
 from meristem.passes.cancel import CANCEL
 from meristem.passes.experts import EXPERTS
 from meristem.passes.heads import HEADS
 from meristem.passes.hidden import HIDDEN
+from meristem.passes.image import IMAGE
 from meristem.passes.layers import LAYERS
 from meristem.passes.mlp import MLP
 from meristem.passes.net2deeper import NET2DEEPER
@@ -22,4 +23,4 @@ WIDTH_PASSES: dict[str, WidthPass] = {
     for kind in p.kinds
 }
 
-__all__ = ["CANCEL", "LAYERS", "NET2DEEPER", "UPCYCLE", "WIDTH_PASSES", "WidthPass"]
+__all__ = ["CANCEL", "IMAGE", "LAYERS", "NET2DEEPER", "UPCYCLE", "WIDTH_PASSES", "WidthPass"]

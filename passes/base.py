@@ -50,7 +50,7 @@ class WidthPass:
         refuse_shrinking(d, size)
         if size == d.size:
             return {}, size
-        options = [(t, step(d.term, t)) for t in free_atoms(d.term, lifted)]
+        options = [(t, step(d.term, t)) for t in self.options(d, lifted)]
         if rounded:
             size = nearest(d.size, exact(wish.target, d.size), [s for _, s in options])
         for t, each in options:
@@ -66,6 +66,10 @@ class WidthPass:
             target=size,
             steps=steps,
         )
+
+    def options(self, d: Dimension, lifted: bool) -> list[Term]:
+        """Atoms whose growth can express a size, the first that can is taken."""
+        return free_atoms(d.term, lifted)
 
     def why(self, steps: Sequence[int]) -> str:
         """What the structure asks of a size."""

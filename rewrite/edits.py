@@ -76,7 +76,8 @@ class MaskEdit:
 class BoundaryEdit:
     """An input (``output`` False) is padded with zeros, or an output is read at old positions.
 
-    ``old`` are the positions of the old coordinates among ``size`` new ones along ``axis``.
+    ``old`` are the positions of the old coordinates among ``size`` new ones along ``axis``. Where the
+    interface is one of images (``resized``) these are the nearest, and inputs are interpolated.
     """
 
     name: str
@@ -84,6 +85,7 @@ class BoundaryEdit:
     axis: int
     old: Ints
     size: int
+    resized: bool = False
 
 
 @dataclass

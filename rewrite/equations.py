@@ -6,14 +6,22 @@ from collections.abc import Iterator, Sequence
 
 from meristem.rewrite.axes import Conflict, Pin, Term, align, factors_of, pin, spread_pins, unify
 from meristem.rewrite.graph import Graph, Op, Value
+from meristem.rewrite.places import is_count
 from meristem.rewrite.registry import semantics
 
 
 class Equations:
-    """Axis terms of every value, filled by the operators' ``axes`` facets."""
+    """Axis terms of every value, filled by the operators' ``axes`` facets.
 
-    def __init__(self, graph: Graph) -> None:
+    With ``grids`` patches and attention over places do not pin the grid of an image: that is what holds
+    of it where the function need not be preserved (``rewrite.grids``). ``spatial`` are then the axes that
+    convolutions read by place.
+    """
+
+    def __init__(self, graph: Graph, *, grids: bool = False) -> None:
         self.graph = graph
+        self.grids = grids
+        self.spatial: list[Term] = []
         self.conflicts: list[tuple[Op, str]] = []
         self._terms: dict[Value, tuple[Term, ...]] = {}
         self._op: Op | None = None
@@ -25,6 +33,8 @@ class Equations:
             self._op = op
             semantics(op.kind).axes(op, self)
         for literal in self.graph.literals:
+            if self.grids and is_count(literal):
+                continue
             for t in self.of(literal):
                 if t.size > 1:
                     pin(t, Pin(f"it is an axis of the constant {literal.name}"))

@@ -21,6 +21,7 @@ from meristem.rewrite.continuation import continued
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import Digits, Lift, generator, replicas
 from meristem.rewrite.packed import unpack
+from meristem.rewrite.resizing import GRID, matrix, resized
 
 # How many entries of a neighbouring block are looked at to draw fresh ones like them.
 SAMPLE = 1 << 18
@@ -136,7 +137,12 @@ class Expansion:
     def _continued(self, old: Array, target: Any) -> Array:
         """First the axes of the rule, then the others, for which all of these are old."""
         sizes = {a: self.axes[a].size for a in self.along}
-        longer = continued(old, sizes, self.rule)
+        if self.rule == GRID:
+            longer = np.asarray(old, np.float64)
+            for a in self.along:
+                longer = resized(longer, a, matrix(self.axes[a].term))
+        else:
+            longer = continued(old, sizes, self.rule)
         axes = tuple(
             Lift(("atom", a.size, a.size)) if k in sizes else a for k, a in enumerate(self.axes)
         )

@@ -140,7 +140,7 @@ def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
     if d.boundary:
         advice = '; boundary="crop" keeps the interface, boundary="grow" lets it grow'
     if d.kind == "positions" and "sliding" in (d.pinned or ""):
-        advice += "; it is a grid of image patches, and image sizes do not grow yet"
+        advice += '; it is a grid of image patches: ask for "image" with method="interpolate"'
     if free:
         advice += f"; of this request can grow: {', '.join(repr(n) for n in free[:4])}"
         advice += f" and {len(free) - 4} more" if len(free) > 4 else ""
@@ -155,6 +155,8 @@ def _refuse_pinned(wishes: Sequence[Wish], boundary: str) -> None:
 
 # Why a model may have nothing of a kind, and what would work.
 _ABSENT = {
+    "image": 'sizes of images grow with method="interpolate" alone, which is not exact, where an input '
+    "[batch, channels, height, width] is read by convolutions or in patches",
     "positions": "this model stores no table of positions, so there is nothing to grow: where positions "
     "are computed (rotary, relative, by slopes), any length works already",
     "layers": "this model has no residual blocks (x + f(x)) that could be repeated or split: "

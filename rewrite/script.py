@@ -20,6 +20,7 @@ from meristem.rewrite.edits import (
     StatisticsEdit,
     WeightEdit,
 )
+from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.expansion import EVEN, Expansion, Fill, Split
 from meristem.rewrite.flow import Flow
@@ -47,7 +48,7 @@ def edit_script(
     rule where they have one, or by ``stretch`` are interpolated."""
     graph, flow = solution.eq.graph, solution.flow
     script = EditScript()
-    script.sizes = _sizes(graph, solution)
+    script.sizes = size_edits(solution.eq, solution.growth)
     script.literals = _literals(graph, flow)
     for w in graph.weights:
         recipe = expansion(w, solution, seed, split, mean=given is not None and given.takes_mean(w))
@@ -181,10 +182,11 @@ def _fill(solution: Solution, w: Weight, index: tuple[int, ...], digits: Any, nu
     return Fill("positive" if POSITIVE in held else "free", pairs=tuple(sorted(pairs)))
 
 
-def _sizes(graph: Graph, solution: Solution) -> list[SizeEdit]:
-    sizes = Sizes(solution.eq, solution.growth)
+def size_edits(eq: Equations, growth: Growth) -> list[SizeEdit]:
+    """Sizes that operators state, where they change. Raises NotPreserved for one that would be two."""
+    sizes = Sizes(eq, growth)
     out: dict[tuple[Any, Any, int | None], SizeEdit] = {}
-    for op in graph.ops:
+    for op in eq.graph.ops:
         for edit in semantics(op.kind).sizes(op, sizes):
             key = (edit.slot.native, _hashable(edit.slot.role), edit.index)
             known = out.setdefault(key, edit)

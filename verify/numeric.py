@@ -9,6 +9,7 @@ import numpy as np
 
 from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.graph import Array
+from meristem.rewrite.resizing import linear, resized
 from meristem.verify.inputs import Sample
 from meristem.verify.programs import Program
 from meristem.verify.report import Measure, Verdict, judge, not_checked
@@ -31,7 +32,8 @@ class Interface:
     edits: Sequence[BoundaryEdit] = ()
 
     def inputs(self, sample: Sample) -> Sample:
-        """The sample for the grown model: old values in their places, finite numbers elsewhere."""
+        """The sample for the grown model: old values in their places, finite numbers elsewhere, and
+        images interpolated."""
         arrays = dict(sample.arrays)
         for e in self.edits:
             if not e.output and e.name in arrays:
@@ -55,6 +57,9 @@ class Interface:
 
 
 def _spread(old: Array, e: BoundaryEdit) -> Array:
+    if e.resized:
+        image = resized(old, e.axis, linear(old.shape[e.axis], e.size))
+        return image.astype(old.dtype)
     shape = list(old.shape)
     shape[e.axis] = e.size
     if old.dtype.kind == "f":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from meristem.rewrite.axes import Term
+from meristem.rewrite.axes import Term, prod
 from meristem.rewrite.blocks import PAIRS, combinations
 from meristem.rewrite.cell import Cell
 from meristem.rewrite.flow import Flow
@@ -326,12 +326,23 @@ class Conv(Base):
         x, w = eq.of(op.inputs[0]), eq.of(op.inputs[1])
         eq.equal(x[1], w[0])
         eq.equal(x[2], w[2])
-        for t in (*x[3:], *w[3:]):
-            eq.pin(t, "slides over it")
         spatial = [Term(n) for n in op.output.shape[3:]]
-        for t in spatial:
-            eq.pin(t, "makes it by sliding")
+        for i, (t, k, made) in enumerate(zip(x[3:], w[3:], spatial, strict=True)):
+            eq.pin(k, "slides over it")
+            if eq.grids:
+                eq.spatial.append(t)
+                if self._patches(op, i):
+                    eq.equal(t, prod([made, k]))
+                    continue
+            eq.pin(t, "slides over it")
+            eq.pin(made, "makes it by sliding")
         eq.set(op.output, [x[0], x[1], w[1], *spatial])
+
+    @staticmethod
+    def _patches(op: Op, i: int) -> bool:
+        """Is every coordinate of a spatial axis read by one window alone, so that it is (place, patch)?"""
+        n, k, made = (v.shape[3 + i] for v in (*op.inputs[:2], op.output))
+        return bool(op.attrs["stride"][i] == k and made * k == n and not any(op.attrs["pads"][i]))
 
     def transfer(self, op: Op, flow: Flow) -> None:
         rank = len(op.output.shape) - 3

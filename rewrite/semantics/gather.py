@@ -13,6 +13,7 @@ from meristem.rewrite.cell import Cell
 from meristem.rewrite.flow import Flow
 from meristem.rewrite.formula import FALSE, TRUE, all_of
 from meristem.rewrite.graph import Array, Literal, Op, Shape, Value
+from meristem.rewrite.places import counted
 from meristem.rewrite.registry import Base, Vanishing, register
 from meristem.rewrite.semantics import chosen
 
@@ -40,6 +41,9 @@ class Take(Base):
         axis = op.attrs["axis"]
         x, i = eq.of(op.inputs[0]), eq.of(op.inputs[1])
         chosen.tie(eq, x[axis], op.inputs[1])
+        row = counted(op) if eq.grids else None
+        if row is not None:
+            eq.equal(x[axis], i[row])
         eq.set(op.output, [*x[:axis], *i, *x[axis + 1 :]])
 
     def transfer(self, op: Op, flow: Flow) -> None:

@@ -181,7 +181,8 @@ class Softmax(Base):
     def axes(self, op: Op, eq: Equations) -> None:
         x = eq.of(op.inputs[0])
         why = "normalises over it, and a new entry would take weight"
-        eq.pin(x[op.attrs["axis"]], why, choice=not op.attrs.get("log"))
+        if op.attrs.get("log") or not eq.grids:
+            eq.pin(x[op.attrs["axis"]], why, choice=not op.attrs.get("log"))
         eq.set(op.output, x)
 
     def transfer(self, op: Op, flow: Flow) -> None:

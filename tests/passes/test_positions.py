@@ -225,7 +225,7 @@ def test_a_model_without_a_table_has_nothing_to_grow():
 
 def test_grids_of_image_patches_are_refused():
     model, _, _ = traced("vit")
-    with pytest.raises(meristem.PinnedDimension, match="image sizes do not grow yet"):
+    with pytest.raises(meristem.PinnedDimension, match='ask for "image" with method="interpolate"'):
         meristem.grow(model, {"positions": 6})
 
 
