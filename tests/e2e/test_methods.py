@@ -20,7 +20,7 @@ from tests.e2e.test_torch_zoo import boundary_of, free, kinds_of, traced
 from tests.zoo import ZOO
 
 LIMIT = 1e-10
-QUICK = ("llama_tied",)
+QUICK = ("llama_tied", "lemon")
 FACTOR = {"pair": "x1.5", "copy": "x2", "clone": "x2", "net2wider": "x1.5", "lemon": "x1.5"}
 # What must be among the strategies; others stand in where norms, scores or tied tables need it.
 MAIN = {"pair": "pair", "copy": "copy", "net2wider": "replicas", "lemon": "circular"}
@@ -90,10 +90,19 @@ def requests(model: Any, factor: str) -> list[dict[str, str]]:
     return [*alone, together]
 
 
-@pytest.mark.parametrize("method", ["pair", "copy", "net2wider", "lemon"])
+EVERY = ("pair", "copy", "net2wider", "lemon")
+
+
 @pytest.mark.parametrize(
-    "name",
-    [*OWN, *(n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in sorted(ZOO))],
+    ("name", "method"),
+    [
+        *((n, m) for n in OWN for m in EVERY),
+        *(
+            pytest.param(n, m, marks=() if (n, m) == QUICK else pytest.mark.full)
+            for n in sorted(ZOO)
+            for m in EVERY
+        ),
+    ],
 )
 def test_every_kind_alone_and_all_together(name: str, method: str) -> None:
     model, inputs = model_of(name)
@@ -203,7 +212,9 @@ def test_noise_of_clones_cancels() -> None:
             meristem.plan(model, {"mlp@first": 24}, method=text)
 
 
-@pytest.mark.parametrize("method", ["pair", "net2wider", "lemon"])
+@pytest.mark.parametrize(
+    "method", ["lemon", *(pytest.param(m, marks=pytest.mark.full) for m in ("pair", "net2wider"))]
+)
 @pytest.mark.parametrize(
     "name",
     [
@@ -235,7 +246,10 @@ def test_pairs_have_gradients_from_the_start() -> None:
     torch.testing.assert_close(up[:2], -up[2:])  # so that the halves part
 
 
-@pytest.mark.parametrize("method", FACTOR)
+@pytest.mark.parametrize(
+    "method",
+    [m if m in ("pair", "lemon") else pytest.param(m, marks=pytest.mark.full) for m in FACTOR],
+)
 def test_a_file_grows_by_the_same_method(tmp_path: Any, method: str) -> None:
     model, inputs = model_of("convolutions")
     path = model.save(tmp_path / "small.onnx")

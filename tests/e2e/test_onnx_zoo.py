@@ -44,6 +44,13 @@ ONE_TABLE = (
 MERGED = {("gptj", "qk_dim"): ONE_TABLE}
 # Plans are carried out both ways in every test run; the others' in the full one.
 BOTH = ("gpt2", "llama_tied", "swin", "t5")
+# Models of a family of which another is grown for every change.
+RELATED = frozenset(
+    {
+        *("bert_encoder", "cohere_qknorm", "convnext_hf", "falcon", "mistral", "qwen2", "roberta"),
+        *("t5_untied", "timm_swin", "timm_vit"),
+    }
+)
 INPUTS = 8
 LIMIT = 4.0
 # Transposed, fused or sliced copies have other bytes; most weights must still be recognised.
@@ -178,7 +185,9 @@ def deployed(model: Any, path: Path, big: Path, inputs: list[list[torch.Tensor]]
     )
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.full) if n in RELATED else n for n in sorted(ZOO)]
+)
 def test_dynamic_file(name: str, tmp_path: Path, record_property: Any) -> None:
     case = Case(name, dynamic=True, opset=20)
     ratio = check(case, tmp_path, both=name in BOTH)

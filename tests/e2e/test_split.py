@@ -112,6 +112,7 @@ def test_two_branches_in_a_block() -> None:
         assert predicted == pytest.approx(measured, rel=0.05)
 
 
+@pytest.mark.full
 def test_gains_that_are_stored_less_one_are_split_whole() -> None:
     """w = gain - 1 becomes -1 + (1 + w) / k: norms after the branches, Gemma's way."""
     model, _, _ = traced("gemma2")

@@ -99,6 +99,7 @@ def test_a_plan_cannot_excuse_what_its_method_preserves() -> None:
     assert meristem.verify(model, grown, runtime="torch").levels["algebra"].word == "differs"
 
 
+@pytest.mark.full
 def test_width_and_depth_together_in_files_and_plans(tmp_path: Path) -> None:
     """The plan of a torch model binds to its file; both compute the same deeper model."""
     model, args, kwargs = traced("nanogpt")

@@ -39,6 +39,7 @@ def test_a_functional_program_has_no_dropouts_left() -> None:
     assert carrier.lost[-1] == "dropouts: none is in the program"
 
 
+@pytest.mark.full
 def test_our_own_file_loses_no_dropout(tmp_path: Path) -> None:
     path = save_program(traced("bert"), tmp_path / "bert.pt2")
     carrier = load_program(path)

@@ -94,7 +94,9 @@ def test_units_beyond_the_rank_are_drawn() -> None:
     assert gaps.min() > 1e-3
 
 
-@pytest.mark.parametrize("request_", [{"channels@": 7}, {"mlp": 9}])
+@pytest.mark.parametrize(
+    "request_", [pytest.param({"channels@": 7}, marks=pytest.mark.full), {"mlp": 9}]
+)
 def test_convolutions_with_a_norm_between(request_: dict[str, int]) -> None:
     model = convolutions()
     kinds = {d.name for d in model.dimensions if d.growable}
@@ -131,6 +133,7 @@ def test_the_gradient_is_larger_than_behind_drawn_weights() -> None:
         assert felt(drawn) < best
 
 
+@pytest.mark.full
 def test_a_gated_mlp_and_the_plan_for_a_file(tmp_path: Path) -> None:
     model, inputs = model_of("llama_tied")
 

@@ -121,6 +121,7 @@ def test_the_plan_serves_the_file_and_the_error_is_reported(tmp_path: Path) -> N
     assert meristem.verify(file, big).ok
 
 
+@pytest.mark.full
 def test_attention_and_fused_projections() -> None:
     """Heads are digits of an axis, queries, keys and values pieces of it."""
     torch.manual_seed(0)
