@@ -38,6 +38,8 @@ def trace_module(
     Raises CarrierError where torch.export refuses, with its reason.
     """
     kwargs = kwargs or {}
+    if not isinstance(dynamic_shapes, ShapesCollection):  # which knows tensors by identity
+        args, kwargs = pytree.tree_map_only(torch.Tensor, _own, (args, kwargs))
     if isinstance(dynamic_shapes, str) and dynamic_shapes != "auto":
         raise CarrierError(
             f'dynamic_shapes={dynamic_shapes!r} is not known; give "auto", None (static), or the '
@@ -123,6 +125,11 @@ def keywords_by_name(module: nn.Module, kwargs: dict[str, Any]) -> Iterator[None
             module.forward = before
         else:
             del module.forward
+
+
+def _own(example: torch.Tensor) -> torch.Tensor:
+    """An example that is a view as a tensor of its own: torch.export guards the sizes of what it views."""
+    return example if example._base is None else example.detach().clone()
 
 
 def functional_carrier(program: ExportedProgram, train: TrainMode | None = None) -> TorchCarrier:

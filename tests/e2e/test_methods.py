@@ -310,7 +310,8 @@ def test_fpi_copies_through_norms_and_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [m for m in METHODS if not (METHODS[m].tolerant or METHODS[m].stretch)]
+    "method",
+    [m for m, of in METHODS.items() if (of.preserves or m == "fuse") and not of.batches],
 )
 def test_every_method_is_exact_where_it_is_accepted(method: str) -> None:
     model, inputs = model_of("two decoders")

@@ -186,3 +186,11 @@ def test_shapes_and_branches_that_depend_on_data_are_refused() -> None:
     with pytest.raises(CarrierError, match=r"torch.export refused Branches.*exportable"):
         trace_module(branching, (x,))
     assert branching.training
+
+
+def test_an_example_may_be_a_view() -> None:
+    """torch.export would guard the sizes of the tensor that it views."""
+    module = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3)).eval()
+    tokens = torch.randint(0, 7, (3, 6))
+    carrier = trace_module(module, (tokens[:, :-1],), {}, "auto")
+    assert carrier.program.module()(tokens).shape == (3, 6, 3)
