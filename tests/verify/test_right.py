@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import meristem
+from meristem.rewrite.errors import CarrierError
+from meristem.verify.recipes import Recipes
 from tests.verify.models import mixer, onnx_file, traced
 
 EVERYTHING = {
@@ -155,3 +157,12 @@ def test_infinities_are_compared():
     with torch.no_grad():
         grown.carrier.tensors["down.bias"][0] = float("-inf")
     assert not meristem.verify(model, grown).ok
+
+
+def test_a_further_use_of_a_shared_tensor_has_its_recipe():
+    """In files a tensor that several nodes read has a name for each; copies of blocks read it once more."""
+    stored = {"table": np.arange(3.0)}
+    recipes = Recipes(stored.__getitem__)
+    assert np.array_equal(recipes.wide("table#3"), stored["table"])
+    with pytest.raises(CarrierError, match="other is in the grown model"):
+        recipes.wide("other#2")
