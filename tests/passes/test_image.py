@@ -77,6 +77,19 @@ class Tiny(nn.Module):
         return self.head(x[:, 0] if self.token is not None else x.mean(1))
 
 
+class Crossed(nn.Module):
+    """One table of positions for both sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.table = nn.Parameter(torch.randn(4, WIDTH))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.patch(image).permute(0, 2, 3, 1) + self.table[:, None] + self.table[None]
+        return torch.relu(x).mean((1, 2))
+
+
 def tiny(size: tuple[int, int] = (16, 12), how: str = "class token") -> tuple[Any, nn.Module]:
     torch.manual_seed(3)
     module = Tiny(size, how).eval()
@@ -105,7 +118,7 @@ SIZES = {"image@image.height": 24, "image@image.width": 20}
 FULL = pytest.mark.full
 
 
-@pytest.mark.parametrize("how", MADE)
+@pytest.mark.parametrize("how", ["class token", *(pytest.param(h, marks=FULL) for h in MADE[1:])])
 def test_the_grown_program_is_the_class_for_larger_images(how):
     model, module = tiny((16, 12), how)
     grown = meristem.grow(model, SIZES, method="interpolate")
@@ -119,6 +132,8 @@ def test_the_grown_program_is_the_class_for_larger_images(how):
         want = larger(image)
         torch.testing.assert_close(grown.module()(image), want)
         torch.testing.assert_close(grown.exported_program.module()(image), want)
+    if how == "numbered":
+        assert torch.equal(state["ids"], torch.arange(30)[None])
     name = "table.weight" if how == "numbered" else "places"
     old, new = (m[name].reshape(1, -1, WIDTH) for m in (module.state_dict(), state))
     expected = grown_by_torch(old, (4, 3), (6, 5))
@@ -168,7 +183,14 @@ def test_verification_says_what_it_checks_and_catches_a_wrong_table():
         "training": "noise-floor",
     }
     assert "interpolated to the new size" in report.levels["algebra"].reason
-    # A constant image is constant at any size, so with a constant table nothing changes.
+    with torch.no_grad():
+        grown.carrier.tensors["places"][0, 3, 2] += 1e-3
+    wrong = meristem.verify(model, grown, runtime="torch")
+    assert wrong.levels["algebra"].word == "differs"
+
+
+@pytest.mark.full
+def test_constant_images_with_a_constant_table_keep_their_outputs():
     _, module = tiny((12, 12), "mean")
     with torch.no_grad():
         module.places.copy_(module.places[:, :1].expand_as(module.places))
@@ -178,10 +200,6 @@ def test_verification_says_what_it_checks_and_catches_a_wrong_table():
     with torch.no_grad():
         small = module(colour.expand(2, 3, 12, 12))
         torch.testing.assert_close(larger(colour.expand(2, 3, 24, 24)), small)
-    with torch.no_grad():
-        grown.carrier.tensors["places"][0, 3, 2] += 1e-3
-    wrong = meristem.verify(model, grown, runtime="torch")
-    assert wrong.levels["algebra"].word == "differs"
 
 
 def test_a_real_class_with_a_larger_image_size_and_the_grown_weights():
@@ -215,9 +233,12 @@ REFUSED = {
     "overlapping": "slides over it",
     "mixed": "holds numbers for each place",
     "windows": "lies over the patches in another order",
-    "summed": "more places would make the sum larger",
 }
-MORE = {"scaled": "holds numbers for each place", "last": "a part of the grid by itself"}
+MORE = {
+    "scaled": "holds numbers for each place",
+    "summed": "more places would make the sum larger",
+    "last": "a part of the grid by itself",
+}
 
 
 @pytest.mark.parametrize(
@@ -277,6 +298,17 @@ def test_requests_that_cannot_be():
     text = meristem.trace(nn.Linear(3, 4).eval(), (torch.randn(2, 3),))
     with pytest.raises(SelectorError, match="read by convolutions or in patches"):
         meristem.grow(text, {"image": 20}, method="interpolate")
+
+
+def test_sides_that_are_one_axis_grow_together():
+    model = meristem.trace(Crossed().eval(), (torch.randn(2, 3, 16, 16),))
+    sizes = {"image@image.height": 24, "image@image.width": 16}
+    with pytest.raises(SizeError, match="would become 24 instead of 16"):
+        meristem.plan(model, sizes, method="interpolate")
+    with pytest.raises(SizeError, match="asks for another size"):
+        meristem.plan(model, sizes | {"image@image.width": 20}, method="interpolate")
+    plan = meristem.plan(model, {"image@*.height": 24}, method="interpolate")
+    assert [c.after for c in plan.changes] == [24, 24]
 
 
 # -- formulas --------------------------------------------------------------------------------------
