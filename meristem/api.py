@@ -88,7 +88,7 @@ def plan(
     """
     options = {"boundary": boundary, "compensate": compensate, "at": at, "seed": seed}
     with in_memory(sizes):
-        supplied = Supplied(models, loss)
+        supplied = Supplied(_listed(models), loss)
         return prepare(model, sizes, method=method, given=given, supplied=supplied, **options).plan
 
 
@@ -108,15 +108,23 @@ def grow(
     with in_memory(sizes_or_plan):
         if isinstance(sizes_or_plan, Plan):
             given = sizes_or_plan
+            given.check_models(len(_listed(models)))
             options = {**given.options, **options}
             sizes = {by_name(n): s for n, s in given.sizes.items()}
-            supplied = Supplied(models, loss, given.maps)
+            supplied = Supplied(_listed(models), loss, given.maps)
             prepared = prepare(model, sizes, supplied=supplied, **options)
             given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
         else:
-            prepared = prepare(model, sizes_or_plan, supplied=Supplied(models, loss), **options)
+            prepared = prepare(
+                model, sizes_or_plan, supplied=Supplied(_listed(models), loss), **options
+            )
         source = model if prepared.masked else None
         return Model(_apply(model, prepared), model.side, prepared.plan, tuple(models), source)
+
+
+def _listed(models: Any) -> tuple[Any, ...]:
+    """Several models, or what ``Supplied`` refuses."""
+    return tuple(models) if isinstance(models, (list, tuple)) else (models,)
 
 
 def _apply(model: Model, prepared: Prepared) -> Any:

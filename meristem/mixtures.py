@@ -63,8 +63,15 @@ def _kind(selector: str) -> str:
 def upcycling(wide: Model, prepared: Prepared) -> UpcycleScript:
     """The script on the widened model, whose MLPs have the names that they had before."""
     plan = prepared.plan
-    found = {m.name: m for m in find_mlps(wide.graph, wide.equations, wide.dimensions)}
-    mlps: dict[Mlp, int] = {found[n]: size for n, size in prepared.experts.items()}
+    before = find_mlps(prepared.model.graph, prepared.model.equations, prepared.model.dimensions)
+    after = find_mlps(wide.graph, wide.equations, wide.dimensions)
+    if [m.dimension.place for m in before] != [m.dimension.place for m in after]:
+        raise NotPreserved(
+            "the MLPs are not found again behind what the growth in width adds (masks, say); make the "
+            "mixtures in another step"
+        )
+    twins = dict(zip((m.name for m in before), after, strict=True))
+    mlps: dict[Mlp, int] = {twins[n]: size for n, size in prepared.experts.items()}
     return plan_upcycle(mlps, method(plan.method).top, _stored(wide), plan.seed)
 
 

@@ -21,6 +21,7 @@ from meristem.rewrite.errors import (
     UnsupportedOperator,
 )
 from meristem.rewrite.given import entries
+from meristem.rewrite.masks import NAME
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import resolve
@@ -44,6 +45,7 @@ def prepare(
     options["given"] = entries(options.get("given"))
     plan = Plan({}, **options)
     _check_options(plan)
+    _refuse_masks(model)
     chosen = method(plan.method)
     supplied.check(chosen)
     experts, sizes = experts_wanted(model, sizes, plan)
@@ -119,6 +121,15 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
             dimension=gated.stack.name,
             place=gated.block.place,
             reason="a new block takes a gate",
+        )
+
+
+def _refuse_masks(model: Model) -> None:
+    """What grows again has no masks: they would stay where they are."""
+    if NAME in getattr(model.carrier, "tensors", ()) or (model.plan and NAME in model.plan.clones):
+        raise NotPreserved(
+            "this model has new coordinates behind a mask: carry it to 1 with anneal(1), then grow again",
+            reason="a mask",
         )
 
 

@@ -28,6 +28,10 @@ class Supplied:
 
     def check(self, chosen: Chosen) -> None:
         """Raises MeristemError where something is supplied that the method does not use."""
+        if not all(isinstance(m, Model) for m in self.models):
+            raise MeristemError("models= is a list of models, of meristem.trace or meristem.load")
+        if self.loss is not None and not callable(self.loss):
+            raise MeristemError(f"loss= is a function of a module, not {self.loss!r}")
         if self.models and chosen.width.donors != "models":
             raise MeristemError(
                 f'models= are for method="fuse", not for method={chosen.width.name!r}'
@@ -77,12 +81,16 @@ def anneal(model: Model, t: float, weights: Mapping[str, Any] | None) -> Model:
     plan, source = model.plan, model.source
     if plan is None or source is None:
         raise MeristemError('only what method="masked" grew has masks; grow with it')
+    if isinstance(t, bool) or not 0 <= float(t) <= 1:
+        raise MeristemError(f"the mask goes from 0 to 1, and {t!r} is not between them")
+    t = float(t)
     words = [w for w in plan.method.split("+") if w.partition(":")[0].strip() != "masked"]
     options = {**plan.options, "method": "+".join([f"masked:mask={t!r}", *words])}
     out = grow(source, {by_name(n): s for n, s in plan.sizes.items()}, **options)
     if weights is not None:
+        own = out.state_dict()
         kept = {n: w for n, w in weights.items() if n != NAME}
-        out.side.fill(out.carrier, kept)
+        out.side.fill(out.carrier, kept | ({NAME: own[NAME]} if NAME in own else {}))
     return out
 
 

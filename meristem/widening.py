@@ -14,7 +14,7 @@ from meristem.rewrite.blocks import Growth
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import MeristemError, SizeError
-from meristem.rewrite.given import Givens, entries
+from meristem.rewrite.given import Givens, along, entries
 from meristem.rewrite.gradmax import sites
 from meristem.rewrite.limits import companions, literal_edits
 from meristem.rewrite.methods import Method, method
@@ -123,10 +123,15 @@ class Widening:
                 'method="gradmax" reads gradients on batches: give loss=, a function of a module, such as '
                 "lambda m: torch.nn.functional.cross_entropy(m(x), y)"
             )
-        alike = {w.name: "mean" for site in found for w in site.others}
-        given = {n: x for site in found for n, x in site.probing().items()}
+        alike = entries({w.name: "mean" for site in found for w in site.others})
+        given = along({n: x for site in found for n, x in site.probing().items()})
+        twice = sorted((alike | given).keys() & self.plan.given.keys())
+        if twice:
+            raise MeristemError(
+                f"given names {twice[0]!r}, which method='gradmax' fills by itself; leave it out"
+            )
         probe = self.solve({s.atom: s.atom.size + s.probes for s in found})
-        givens = Givens(entries(alike | given), self.model.graph.weights)
+        givens = Givens(alike | given, self.model.graph.weights)
         script = self.edits(probe, method(self.plan.method).width, givens)
         side = self.model.side
         grown = Model(side.widen(self.model.carrier, script), side)
@@ -138,7 +143,7 @@ class Widening:
             for site in found
             for n, x in site.directions(site.matrix(probe, gradients), self.plan.seed).items()
         }
-        return entries(alike | made)
+        return alike | along(made)
 
 
 def _lengths(wishes: Sequence[Wish], reached: Mapping[str, int]) -> dict[int, int]:

@@ -12,6 +12,8 @@ from meristem.rewrite.errors import NotPreserved, SizeError
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Graph, Weight
 from meristem.rewrite.lift import Lift, leaves
+from meristem.rewrite.reports import listed
+from meristem.rewrite.same import difference
 from meristem.rewrite.stacks import Stack
 
 
@@ -60,6 +62,15 @@ def from_models(script: EditScript, graph: Graph, others: Sequence[Graph]) -> li
     Raises SizeError where an axis does not become as many times as long as there are models, and
     NotPreserved where the others are not of one shape with the model.
     """
+    for i, g in enumerate(others):
+        why = difference(graph, g)
+        if why:
+            raise NotPreserved(
+                f"fuse sets models of one program side by side, and model {i + 1} of models= is another: "
+                f"{why}; give models of one class and one configuration, or grow the smaller one first",
+                model=i + 1,
+                reason=why,
+            )
     edits = {e.weight: e for e in script.weights}
     tables = [{w.name: w for w in g.weights} for g in others]
     found: dict[Weight, WeightEdit] = {}
@@ -68,7 +79,7 @@ def from_models(script: EditScript, graph: Graph, others: Sequence[Graph]) -> li
         _refuse_other_sizes(edit.expansion, len(others) + 1 if others else 0)
         if not w.is_float or not others:
             continue
-        donors = tuple(_twin(w, t, i) for i, t in enumerate(tables))
+        donors = tuple(t[w.name] for t in tables)
         if w in edits or not _same(w, donors):
             names = tuple(f"{i + 1}:{d.name}" for i, d in enumerate(donors))
             found[w] = WeightEdit(w, replace(edit.expansion, donors=names, blend="fused"), donors)
@@ -79,9 +90,16 @@ def from_models(script: EditScript, graph: Graph, others: Sequence[Graph]) -> li
         return []
     edits |= found
     script.weights = [edits[w] for w in graph.weights if w in edits]
+    mean = [w.name for w, e in found.items() if _averaged(e.expansion)]
     return [
-        f"{len(others) + 1} models side by side compute the mean of their results but for norms"
+        f"{len(others) + 1} models side by side, averaged in {listed(mean)}: the mean of their results, "
+        "where nothing but sums follows these and no norm reads several models"
     ]
+
+
+def _averaged(recipe: Expansion) -> bool:
+    """Does no axis of a weight tell the models apart that it holds?"""
+    return not any(a.grows and not a.shares for a in recipe.axes)
 
 
 def _same(w: Weight, others: Sequence[Weight]) -> bool:
@@ -90,21 +108,6 @@ def _same(w: Weight, others: Sequence[Weight]) -> bool:
 
 def _unchanged(w: Weight) -> Expansion:
     return Expansion(w.name, tuple(Lift(("atom", n, n)) for n in w.shape))
-
-
-def _twin(w: Weight, table: dict[str, Weight], i: int) -> Weight:
-    other = table.get(w.name)
-    if other is None or other.shape != w.shape:
-        have = "does not have it" if other is None else f"has {other.shape}"
-        raise NotPreserved(
-            f"fuse sets models of one shape side by side, and model {i + 1} of models= is of another: "
-            f"{w.name} is {w.shape}, the other {have}; grow the smaller one first "
-            '(method="preserve"), or give models of one class and one configuration',
-            weight=w.name,
-            shape=w.shape,
-            other=None if other is None else other.shape,
-        )
-    return other
 
 
 def _refuse_other_sizes(recipe: Expansion, count: int) -> None:

@@ -17,7 +17,7 @@ from meristem.rewrite.residual import Streams
 # Stored tables up to this size are compared by content, larger ones by name.
 SMALL_BYTES = 1 << 16
 # Attributes that are handles of the carrier, not structure.
-_HANDLES = frozenset({"reducers"})
+HANDLES = frozenset({"reducers"})
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Forms:
     @staticmethod
     def attrs(op: Op) -> str:
         """Attributes as text; a barrier counts by its native operator."""
-        own = {k: v for k, v in sorted(op.attrs.items()) if k not in _HANDLES}
+        own = {k: v for k, v in sorted(op.attrs.items()) if k not in HANDLES}
         return f"{op.origin if op.kind == 'opaque' else ''}{own}"
 
     def value(self, v: Value) -> str:

@@ -43,9 +43,14 @@ def entries(given: Any) -> dict[str, Entry]:
     return {str(name): _entry(str(name), value) for name, value in given.items()}
 
 
+def along(arrays: Mapping[str, tuple[Array, int]]) -> dict[str, Entry]:
+    """Entries of new coordinates along a known axis: name -> (array, axis)."""
+    return {n: {**_entry(n, array), "axis": axis} for n, (array, axis) in arrays.items()}
+
+
 def _entry(name: str, value: Any) -> Entry:
-    if isinstance(value, Mapping) and "fill" in value:
-        return dict(value)
+    if isinstance(value, Mapping):
+        return _planned(name, value)
     if isinstance(value, str):
         if value != MEAN:
             raise MeristemError(f'given[{name!r}] is {value!r}; give "mean" or an array')
@@ -56,10 +61,29 @@ def _entry(name: str, value: Any) -> Entry:
     return {"fill": "values", "shape": list(array.shape), "data": pack(array)}
 
 
+def _planned(name: str, value: Mapping[str, Any]) -> Entry:
+    """An entry as a plan holds it."""
+    try:
+        if value["fill"] != MEAN:
+            if value["fill"] != "values":
+                raise ValueError(f"{value['fill']!r} is no way to fill")
+            array = unpack(value["data"], tuple(map(int, value["shape"])))
+            if not np.all(np.isfinite(array)):
+                raise ValueError("entries are not finite")
+    except (KeyError, TypeError, ValueError) as error:
+        raise MeristemError(
+            f'given[{name!r}] is no entry of a plan ({error}); give "mean" or an array'
+        ) from error
+    return dict(value)
+
+
 def _array(value: Any) -> Array:
     if hasattr(value, "detach"):  # a tensor, of which numpy may not know the type
         value = value.detach().cpu().double().numpy()
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise MeristemError(f"given holds rows of several lengths: {error}") from error
 
 
 class Givens:
@@ -130,7 +154,10 @@ class Givens:
                 f"has the shape {recipe.old_shape}; make the plan again from this model",
                 weight=w.name,
             )
-        return _filled(w, recipe, array if stored == grown else array.T)
+        axis = entry.get("axis")
+        if stored == grown:
+            return _filled(w, recipe, array, axis)
+        return _filled(w, recipe, array.T, None if axis is None else array.ndim - 1 - axis)
 
     def finish(self) -> dict[str, Entry]:
         """What the plan holds; SelectorError where something given does not grow."""
@@ -149,9 +176,9 @@ def _near(name: str, known: Mapping[str, str]) -> str:
     return f"; nearest: {', '.join(found)}" if found else ""
 
 
-def _filled(w: Weight, recipe: Expansion, array: Array) -> Expansion:
-    """Blocks that ``array`` covers hold its entries."""
-    whole = _spread(w, recipe, array)
+def _filled(w: Weight, recipe: Expansion, array: Array, axis: int | None) -> Expansion:
+    """Blocks that ``array`` covers hold its entries; ``axis`` is where they are new, if that is known."""
+    whole = _spread(w, recipe, array, axis)
     fills = dict(recipe.fills)
     for index, window, fresh in _blocks(recipe):
         part = whole[window]
@@ -177,9 +204,9 @@ def _filled(w: Weight, recipe: Expansion, array: Array) -> Expansion:
     return replace(recipe, fills=fills)
 
 
-def _spread(w: Weight, recipe: Expansion, array: Array) -> Array:
+def _spread(w: Weight, recipe: Expansion, array: Array, along: int | None) -> Array:
     """The array in the new shape; no numbers where nothing is given."""
-    if array.shape == recipe.shape:
+    if array.shape == recipe.shape and along is None:
         return array
     whole = np.full(recipe.shape, np.nan)
     sources = [a.coordinates()[0] for a in recipe.axes]
@@ -188,7 +215,7 @@ def _spread(w: Weight, recipe: Expansion, array: Array) -> Array:
     fits = []
     for axis, places in enumerate(new):
         at = [*old[:axis], places, *old[axis + 1 :]]
-        if len(places) and tuple(map(len, at)) == array.shape:
+        if len(places) and along in (None, axis) and tuple(map(len, at)) == array.shape:
             fits.append(at)
     if len(fits) != 1:
         shapes = [

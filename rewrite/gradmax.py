@@ -46,8 +46,8 @@ class Site:
         """How many entries all that sums one unit has."""
         return sum(prod(w.shape) // w.shape[axis] for w, axis in self.sums)
 
-    def probing(self) -> dict[str, Array]:
-        """New coordinates of ``probes`` units for every weight that sums: one entry each."""
+    def probing(self) -> dict[str, tuple[Array, int]]:
+        """New coordinates of ``probes`` units, one entry each, and their axis, for what sums them."""
         return self._placed(np.eye(self.probes))
 
     def matrix(self, probe: Solution, gradients: Mapping[str, Array]) -> Array:
@@ -66,8 +66,8 @@ class Site:
             _refuse(self.name, "no gradient reaches them on these batches")
         return m
 
-    def directions(self, m: Array, seed: int) -> dict[str, Array]:
-        """New coordinates of ``count`` units for every weight that sums.
+    def directions(self, m: Array, seed: int) -> dict[str, tuple[Array, int]]:
+        """New coordinates of ``count`` units, and their axis, for every weight that sums.
 
         Left singular vectors, the largest first, each as long as what sums an old unit is in the mean.
         Units beyond the rank of M are drawn.
@@ -83,14 +83,15 @@ class Site:
         length = float(np.linalg.norm(old, axis=1).mean())
         return self._placed(length * np.concatenate([omega, drawn]))
 
-    def _placed(self, rows: Array) -> dict[str, Array]:
+    def _placed(self, rows: Array) -> dict[str, tuple[Array, int]]:
         """Vectors of units [units, probes] as new coordinates of the weights that sum them."""
-        out, start = {}, 0
+        out: dict[str, tuple[Array, int]] = {}
+        start = 0
         for w, axis in self.sums:
             n = prod(w.shape) // w.shape[axis]
             rest = [s for a, s in enumerate(w.shape) if a != axis]
             part = rows[:, start : start + n].reshape(len(rows), *rest)
-            out[w.name] = np.moveaxis(part, 0, axis)
+            out[w.name] = np.moveaxis(part, 0, axis), axis
             start += n
         return out
 

@@ -218,9 +218,15 @@ def _width(text: str, name: str, given: dict[str, str]) -> Method:
             + (f"; these do: {others}" if others else "")
         )
     numbers = {k: n for k, value in given.items() if (n := _number(value)) is not None}
-    if set(numbers) != set(given) or not set(given) <= set(found.options):
+    most = float("inf") if found.settings else 10  # larger shares would cost the sum its digits
+    fits = (
+        set(numbers) == set(given) <= set(found.options)
+        and max(numbers.values(), default=0) <= most
+    )
+    if not fits:
         known = " and ".join(f"{k}={v:g}" for k, v in found.options.items())
-        raise MeristemError(f"method={text!r}: the options of {name} are {known}, 0 or more")
+        bound = "0 or more" if found.settings else f"from 0 to {most}"
+        raise MeristemError(f"method={text!r}: the options of {name} are {known}, {bound}")
     return found.with_options(numbers)
 
 

@@ -12,7 +12,8 @@ from meristem.rewrite.graph import Array
 def pack(array: Array) -> str:
     """Entries in row-major order, in float32 where that is exact, else in float64."""
     wide = np.asarray(array, "<f8")
-    narrow = wide.astype("<f4")
+    with np.errstate(over="ignore"):  # what is no float32 is written in float64
+        narrow = wide.astype("<f4")
     kind, data = ("f4", narrow) if np.array_equal(narrow, wide) else ("f8", wide)
     return f"{kind}:{base64.b64encode(np.ascontiguousarray(data).tobytes()).decode()}"
 

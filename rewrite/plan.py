@@ -103,6 +103,18 @@ class Plan:
                 weights=wrong,
             )
 
+    def check_models(self, count: int) -> None:
+        """Raises CarrierError where the plan fuses with more or fewer other models than ``count``."""
+        numbers = {
+            int(n) for e in self.weights.values() for n, mark, _ in (d.partition(":") for d in e.donors)
+            if mark and n.isdigit()
+        }  # fmt: skip
+        if self.weights and max(numbers, default=0) != count and (numbers or count):
+            raise CarrierError(
+                f"the plan fuses with {max(numbers, default=0)} other models, and models= holds {count}; "
+                "give those that it was made with"
+            )
+
     def explain(self) -> str:
         """The plan as a person reads it."""
         lines = [

@@ -50,11 +50,22 @@ def _locked(solution: Solution, script: EditScript) -> Iterator[str]:
         if e.donors and max(rounds, default=0) <= len(e.donors):
             own = {a for a in copied[e.weight] if not _only_shared(flow, e.weight, a)}
             parted |= own
-    if any(e.expansion.maps for e in script.weights):
+    if any(e.expansion.maps for e in script.weights) and not _repeated(script):
         return  # combinations, which are no copies
     for w, atoms in copied.items():
         if atoms - parted:
             yield w.name
+
+
+def _repeated(script: EditScript) -> bool:
+    """Are two new coordinates the same combination, or one an old coordinate?"""
+    for e in script.weights:
+        for a in e.expansion.axes:
+            if a.maps:
+                rows = a.matrix(e.expansion.maps)
+                if len(np.unique(np.round(rows, 9), axis=0)) < len(rows):
+                    return True
+    return False
 
 
 def _only_shared(flow: Flow, w: Weight, atom: int) -> bool:

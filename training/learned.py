@@ -17,11 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import copies, generator, is_leaf
 from meristem.rewrite.maps import start
 from meristem.training.gradients import Loss, refuse_no_loss
+
+# Combinations start from ones; beyond this learning has diverged.
+LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -67,20 +71,27 @@ def learn(
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-    return {k: m.matrix().detach().numpy() for k, m in maps.items()}
+    found = {k: m.matrix().detach().numpy() for k, m in maps.items()}
+    if not all(np.all(np.abs(c) < LARGEST) for c in found.values()):
+        raise MeristemError(
+            f"learning diverged at rate={settings.rate:g}; give a smaller one, as in "
+            f'method="learned:rate={settings.rate / 10:g}"'
+        )
+    return found
 
 
 class _Map:
     """One C: what it starts from, and what is learned of it."""
 
     def __init__(self, old: int, new: int, key: str, settings: Settings, seed: int) -> None:
-        noise = generator(f"{seed}|{key}|learned").standard_normal((new - old, old))
+        rng = generator(f"{seed}|{key}|learned")
+        noise = rng.standard_normal((new - old, old))
         self.start = torch.from_numpy(start(old, new, key) + settings.noise * noise)
-        rank, rng = settings.rank, torch.Generator().manual_seed(seed)
+        rank = min(settings.rank, old, new - old)
         if rank:
             self.leaves = [
                 torch.zeros(new - old, rank, dtype=torch.float64),
-                torch.randn(rank, old, dtype=torch.float64, generator=rng) / math.sqrt(old),
+                torch.from_numpy(rng.standard_normal((rank, old))) / math.sqrt(old),
             ]
         else:
             self.leaves = [torch.zeros(new - old, old, dtype=torch.float64)]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import meristem
-from meristem.rewrite.errors import MeristemError, NotPreserved, SizeError
+from meristem.rewrite.errors import CarrierError, MeristemError, NotPreserved, SizeError
 from tests.e2e.measure import algebra_error
 from tests.e2e.test_methods import model_of
 
@@ -201,9 +201,40 @@ def test_what_cannot_be_fused() -> None:
     with pytest.raises(SizeError, match="ask for x2 of every dimension"):
         meristem.plan(a, {"hidden": "x3", "mlp": "x2"}, method="fuse", models=[b])
     small, _ = model_of("two decoders")
-    with pytest.raises(NotPreserved, match="sets models of one shape side by side, and model 1"):
+    with pytest.raises(NotPreserved, match="sets models of one program side by side, and model 1"):
         meristem.plan(a, {"hidden": "x2"}, method="fuse", models=[small])
     with pytest.raises(NotPreserved, match="need a whole multiple"):
         meristem.plan(a, {"hidden": 9}, method="fuse")
     with pytest.raises(MeristemError, match=r'models= are for method="fuse"'):
         meristem.plan(a, {"hidden": "x2"}, method="clone", models=[b])
+
+
+class Other(Residual):
+    def __init__(self, scale: float = 1.0, act: object = torch.tanh) -> None:
+        super().__init__()
+        self.scale, self.act = scale, act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.act(self.blocks(self.stem(x)))) * self.scale
+
+
+def test_models_of_another_program_are_not_fused() -> None:
+    """Their weights alone would fit."""
+    torch.manual_seed(0)
+    one = meristem.trace(Other().eval(), (X,))
+    request = {"hidden": "x2", "mlp": "x2"}
+    for other, why in (
+        (Other(act=torch.relu), "it computes relu in place of tanh"),
+        (Other(scale=2.0), "a constant differs|an operator has other"),
+        (Residual(), "fewer operators|in place of"),
+    ):
+        with pytest.raises(NotPreserved, match=rf"is another: .*({why})"):
+            meristem.plan(one, request, method="fuse", models=[meristem.trace(other.eval(), (X,))])
+    plan = meristem.plan(one, request, method="fuse", models=[meristem.trace(Other().eval(), (X,))])
+    with pytest.raises(
+        CarrierError, match="the plan fuses with 1 other models, and models= holds 0"
+    ):
+        meristem.grow(one, plan)
+    for wrong in (one.module(), ["a"], None):
+        with pytest.raises(MeristemError, match="models= is a list of models"):
+            meristem.plan(one, request, method="fuse", models=wrong)

@@ -200,7 +200,7 @@ def test_noise_of_clones_cancels() -> None:
     assert (down[:, :12] - old / 2).abs().min() > 0
     for text, why in (
         ("pair:noise=0.1", "the method pair takes no noise; these do: copy, clone, net2wider"),
-        ("clone:noise=-1", "the options of clone are unequal=0 and noise=0, 0 or more"),
+        ("clone:noise=-1", "the options of clone are unequal=0 and noise=0, from 0 to 10"),
         ("clone:snr=10", "the options of clone are unequal=0"),
         ("clone:noise=loud", "the options of clone are unequal=0"),
         ("clone:noise", "'noise' is no option; give name=value"),

@@ -173,3 +173,18 @@ def test_where_it_does_not_apply() -> None:
         meristem.grow(
             net(), {"mlp": 8}, method="gradmax", loss=lambda m: m(X).sum() * 0 + m.down.bias.sum()
         )
+
+
+def test_sizes_that_agree_and_values_that_are_given() -> None:
+    """The square weight of two widths that double: the axis of what is summed is known."""
+    torch.manual_seed(0)
+    square = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 4))
+    model = meristem.trace(square.eval(), (X[:4],))
+    request = {d.name: 10 for d in model.dimensions if d.growable}
+    assert len(request) == 2
+    grown = meristem.grow(model, request, method="gradmax", loss=loss)
+    assert algebra_error(model, grown, X[:4]) <= 1e-10
+    with pytest.raises(MeristemError, match="which method='gradmax' fills by itself"):
+        meristem.grow(
+            net(), {"mlp": 8}, method="gradmax", loss=loss, given={"down.weight": np.ones((4, 3))}
+        )

@@ -159,3 +159,13 @@ def test_what_cannot_be_learned(tmp_path: Path) -> None:
     file = meristem.load(model.save(tmp_path / "small.onnx"))
     with pytest.raises(OutputError, match="apply the same plan to it"):
         meristem.grow(file, REQUEST, method="learned", loss=loss)
+
+
+def test_what_learns_badly_says_so() -> None:
+    model = net()
+    with pytest.raises(MeristemError, match="learning diverged at rate=1e\\+200"):
+        meristem.grow(model, REQUEST, method="learned:steps=1,rate=1e200", loss=loss)
+    with pytest.raises(MeristemError, match="loss= is a function of a module, not 3"):
+        meristem.grow(model, REQUEST, method="learned", loss=3)
+    twins = meristem.grow(model, {"mlp": 8}, method="learned:steps=2,noise=0", loss=loss)
+    assert twins.plan.locked, "replicas of one unit learn alike"
