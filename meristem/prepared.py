@@ -70,6 +70,7 @@ class Prepared:
             at=self.plan.at,
             order=chosen.order,
             cancel=chosen.depth == "cancel",
+            fresh=f"{self.plan.seed}|inside" if chosen.insides == "fresh" else "",
         )
 
     @property

@@ -15,7 +15,7 @@ from meristem.rewrite.cancel import cancelled
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved, SizeError
 from meristem.rewrite.graph import Graph, Value, Weight
-from meristem.rewrite.made import Constant
+from meristem.rewrite.made import Constant, Fresh
 from meristem.rewrite.numbering import replaced
 from meristem.rewrite.orders import copies
 from meristem.rewrite.renumber import renumber
@@ -138,6 +138,7 @@ def plan_depth(
     at: At = "end",
     order: str = "",
     cancel: bool = False,
+    fresh: str = "",
 ) -> DepthScript:
     """The edit script for stacks at new numbers of blocks.
 
@@ -145,7 +146,8 @@ def plan_depth(
     block (or period) before the block of that number, as many as are added; one position takes all.
     A copy is made of the block before its position, at position 0 of the first. With an ``order`` of
     ``rewrite.orders`` it says both, and the copies compute. With ``cancel`` halves of the copies cancel
-    (``rewrite.cancel``), otherwise their factors nearest to the sum are zero.
+    (``rewrite.cancel``), otherwise their factors nearest to the sum are zero. With a key ``fresh`` the
+    other matrices of new blocks are drawn like their sources, by this key and their names.
 
     Raises SizeError for a target below today's, one that is no whole number of periods, or positions
     that do not fit; NotPreserved where a block cannot be made the identity.
@@ -161,11 +163,22 @@ def plan_depth(
             clone.made = cancelled(eq, clone.block, clone.stack.name)
         elif not order:
             _settle(clone, taken)
+        if fresh:
+            clone.made |= {
+                w: Fresh(f"{fresh}|{clone.name(w.name)}")
+                for w in clone.block.weights
+                if w not in clone.made and _matrix(w)
+            }
     for stack, target in sizes.items():
         own = [c for c in script.clones if c.stack is stack]
         if own:
             script.reports.append(_report(stack, target, own, order))
     return script
+
+
+def _matrix(w: Weight) -> bool:
+    """A learned weight of several axes; gains and biases have one."""
+    return w.role == "parameter" and w.is_float and sum(n > 1 for n in w.shape) > 1
 
 
 def possible_sizes(stack: Stack, count: int = 4) -> list[int]:

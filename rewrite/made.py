@@ -157,6 +157,26 @@ class Drawn:
         return np.asarray(self.spread * entries, old.dtype)
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """Normal entries with the mean and standard deviation of the source; they depend on ``key`` alone."""
+
+    key: str
+    linear: bool = False
+
+    @property
+    def text(self) -> str:
+        return json.dumps({"fresh": self.key})
+
+    def shape(self, old: Shape) -> Shape:
+        return old
+
+    def apply(self, old: Array) -> Array:
+        wide = old.astype(np.float64)
+        entries = generator(self.key).standard_normal(old.shape)
+        return np.asarray(wide.mean() + wide.std() * entries, old.dtype)
+
+
 COPY = Copy()
 
 
@@ -169,6 +189,8 @@ def made(text: str) -> Made:
     data: dict[str, Any] = json.loads(text)
     if "dirac" in data:
         return Dirac(tuple(map(int, data["dirac"])))
+    if "fresh" in data:
+        return Fresh(str(data["fresh"]))
     if "normal" in data:
         return Drawn(float(data["normal"]), str(data["key"]))
     if "root" in data:

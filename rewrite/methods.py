@@ -164,6 +164,8 @@ METHODS: dict[str, Method] = {
 # What new blocks are: the identity, copies that compute in some order, or parts of the old blocks (no
 # preservation).
 DEPTH = ("identity", "cancel", "net2deeper", "stack", "split")
+# What new blocks that are the identity hold but for what is zero.
+INSIDES = ("copied", "fresh")
 # Experts from a dense MLP, of which each token takes so many.
 UPCYCLE, TOP = "upcycle", 2
 
@@ -171,13 +173,14 @@ UPCYCLE, TOP = "upcycle", 2
 @dataclass(frozen=True)
 class Chosen:
     """A method for width and one for depth. ``order`` is that of copies that compute at once, empty where
-    new blocks are the identity; ``top`` is how many experts a token takes where MLPs become mixtures, else
-    zero."""
+    new blocks are the identity, whose ``insides`` are copied or fresh; ``top`` is how many experts a token
+    takes where MLPs become mixtures, else zero."""
 
     width: Method
     depth: str = "identity"
     order: str = ""
     top: int = 0
+    insides: str = "copied"
 
 
 def method(text: str) -> Chosen:
@@ -197,7 +200,12 @@ def method(text: str) -> Chosen:
         seen.add(part)
         given = dict(_option(text, w) for w in options.split(",")) if options else {}
         if part == "depth":
-            out = replace(out, depth=name, order=_order(text, name, given))
+            insides = given.pop("insides", "copied") if name == "identity" else "copied"
+            if insides not in INSIDES:
+                raise MeristemError(
+                    f"method={text!r}: insides of new blocks are {' or '.join(INSIDES)}"
+                )
+            out = replace(out, depth=name, order=_order(text, name, given), insides=insides)
         elif part == "experts":
             out = replace(out, top=_top(text, given))
         else:
@@ -244,7 +252,10 @@ def _order(text: str, name: str, given: dict[str, str]) -> str:
     if name == "stack":
         order = given.pop("order", "whole")
     if given or (order and order not in ORDERS):
-        known = f"order={', '.join(ORDERS)}" if name == "stack" else "none"
+        known = {
+            "stack": f"order={', '.join(ORDERS)}",
+            "identity": f"insides={', '.join(INSIDES)}",
+        }.get(name, "none")
         raise MeristemError(f"method={text!r}: the options of {name} are {known}")
     return order
 

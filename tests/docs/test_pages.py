@@ -70,8 +70,9 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path):
     assert words(run(code, tmp_path)) == words(said)
 
 
-def test_the_pages_of_passes_and_methods_run_and_print_what_they_say(tmp_path):
-    found = {page: blocks(page) for page in (*PASSES, *OPERATORS)}
+@pytest.mark.parametrize("pages", [PASSES, pytest.param(OPERATORS, marks=pytest.mark.full)])
+def test_the_pages_of_passes_and_methods_run_and_print_what_they_say(pages, tmp_path):
+    found = {page: blocks(page) for page in pages}
     assert all(code and said for code, said in found.values())
     codes = {page: code for page, (code, _) in found.items()}
     (tmp_path / "pages.json").write_text(json.dumps(codes), encoding="utf-8")

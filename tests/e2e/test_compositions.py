@@ -47,15 +47,24 @@ def decoder() -> Any:
     ("method", "request_", "options"),
     [
         ("lemon+cancel", {"hidden": 13, "mlp": 20, "heads": 3, "layers": 4}, {}),
-        ("pair+identity", {"mlp": 16, "layers": 3}, {"at": [0]}),
-        ("masked+identity", {"hidden": 12, "mlp": 16, "layers": 3}, {}),
+        pytest.param(
+            "pair+identity", {"mlp": 16, "layers": 3}, {"at": [0]}, marks=pytest.mark.full
+        ),
+        pytest.param(
+            "masked+identity", {"hidden": 12, "mlp": 16, "layers": 3}, {}, marks=pytest.mark.full
+        ),
         ("net2wider+upcycle:top=2", {"mlp": 18, "experts": 4}, {}),
         (
             "clone:noise=0.2+identity",
             {"mlp": "x2", "heads": "x2", "layers": "x2"},
             {"at": "spread"},
         ),
-        ("lemon", {"vocabulary": "%8", "hidden": 13}, {"boundary": "crop"}),
+        pytest.param(
+            "lemon",
+            {"vocabulary": "%8", "hidden": 13},
+            {"boundary": "crop"},
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_in_one_call(method: str, request_: dict[str, Any], options: dict[str, Any]) -> None:
@@ -114,3 +123,22 @@ def test_approximate_depth_and_exact_width_say_what_is_what() -> None:
     report = meristem.verify(model, grown, runtime="torch")
     assert report.ok, str(report)
     assert report.levels["algebra"].word == "approximate"
+
+
+def test_new_blocks_may_hold_fresh_weights() -> None:
+    """What is zero stays zero, gains and biases are copies, matrices are drawn like their source."""
+    model = decoder()
+    grown = meristem.grow(model, {"layers": 3}, method="identity:insides=fresh", seed=3)
+    assert algebra_error(model, grown, TOKENS) <= LIMIT
+    new, old = grown.state_dict(), model.state_dict()
+    up, was = new["blocks.2.linear1.weight"], old["blocks.1.linear1.weight"]
+    assert not torch.equal(up, was)
+    assert up.std() == pytest.approx(float(was.std()), rel=0.3)
+    assert torch.equal(new["blocks.2.norm1.weight"], old["blocks.1.norm1.weight"])
+    assert not new["blocks.2.linear2.weight"].any()
+    report = meristem.verify(model, grown, runtime="torch")
+    assert report.ok, str(report)
+    other = meristem.grow(model, {"layers": 3}, method="identity:insides=fresh", seed=4)
+    assert not torch.equal(other.state_dict()["blocks.2.linear1.weight"], up)
+    again = meristem.grow(model, meristem.Plan.from_json(grown.plan.to_json()))
+    assert all(torch.equal(w, again.state_dict()[n]) for n, w in new.items())

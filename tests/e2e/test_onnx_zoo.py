@@ -47,8 +47,18 @@ BOTH = ("gpt2", "llama_tied", "swin", "t5")
 # Models of a family of which another is grown for every change.
 RELATED = frozenset(
     {
-        *("bert_encoder", "cohere_qknorm", "convnext_hf", "falcon", "mistral", "qwen2", "roberta"),
-        *("t5_untied", "timm_swin", "timm_vit"),
+        *(
+            "bert_encoder",
+            "clip",
+            "cohere",
+            "cohere_qknorm",
+            "convnext_hf",
+            "falcon",
+            "gpt_neox",
+            "gptj",
+        ),
+        *("mistral", "phi3", "qwen2", "roberta", "t5_untied", "timm_swin", "timm_vit"),
+        *("torch_encoder_bare", "torch_encoder_prenorm", "whisper"),
     }
 )
 INPUTS = 8

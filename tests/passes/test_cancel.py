@@ -164,6 +164,7 @@ def test_equal_halves_would_be_found() -> None:
     assert "new coordinates of 3.up.weight along axis 0 stay equal" in str(report)
 
 
+@pytest.mark.full
 def test_a_file_grows_by_the_same_plan(tmp_path: Any) -> None:
     model, inputs = traced("nanogpt")
     plan = meristem.plan(model, deeper(model), method="cancel")
