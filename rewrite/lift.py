@@ -177,13 +177,21 @@ def _replica(term: Any) -> Array:
 
 
 def _matrix(term: Any, maps: Mapping[str, str]) -> Array:
-    if term[0] in ("write", "read"):
-        kind, old, new, key = term
-        whole = np.concatenate([np.eye(old), unpack(maps[key], (new - old, old))])
-        return whole / copies(old, new, key) if kind == "read" else whole
+    def leaf(t: Any) -> Array:
+        kind, old, new, *key = t
+        if kind not in ("write", "read"):
+            return np.eye(new)
+        whole = np.concatenate([np.eye(old), unpack(maps[key[0]], (new - old, old))])
+        return whole / copies(old, new, key[0]) if kind == "read" else whole
+
+    return assembled(term, leaf)
+
+
+def assembled(term: Any, leaf: Callable[[Any], Array]) -> Array:
+    """The matrix [new, old] of an axis from those of its parts: products of them, or blocks."""
     if is_leaf(term):
-        return np.eye(term[2])
-    parts = [_matrix(p, maps) for p in term[1:]]
+        return leaf(term)
+    parts = [assembled(p, leaf) for p in term[1:]]
     if term[0] == "prod":
         return reduce(np.kron, parts)
     out = np.zeros(tuple(np.sum([p.shape for p in parts], axis=0)))

@@ -8,14 +8,13 @@ factors' ones. What does not grow (a class token beside the grid) keeps its rows
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from meristem.rewrite.blocks import Ints
 from meristem.rewrite.graph import Array
-from meristem.rewrite.lift import is_leaf
+from meristem.rewrite.lift import assembled, is_leaf
 
 # The rule of recipes whose tables are interpolated over a grid.
 GRID = "grid"
@@ -34,18 +33,7 @@ def linear(old: int, new: int) -> Array:
 
 def matrix(term: Any) -> Array:
     """The matrix [new, old] of an axis by the term of its lift (``rewrite.lift``)."""
-    if is_leaf(term):
-        return linear(term[1], term[2])
-    parts = [matrix(p) for p in term[1:]]
-    if term[0] == "prod":
-        return np.asarray(reduce(np.kron, parts))
-    out = np.zeros(tuple(np.sum([p.shape for p in parts], axis=0)))
-    corner = np.zeros(2, np.int64)
-    for p in parts:
-        end = corner + p.shape
-        out[corner[0] : end[0], corner[1] : end[1]] = p
-        corner = end
-    return out
+    return assembled(term, lambda t: linear(t[1], t[2]))
 
 
 def resized(x: Array, axis: int, by: Array) -> Array:
