@@ -3,6 +3,7 @@ script."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -63,15 +64,31 @@ class Prepared:
         # Widening adds operators without paths to files that have no others, so names are not asked.
         twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
         targets = {twins[name]: n for name, n in self.layers.items()}
-        return plan_depth(
-            wide.graph,
-            wide.equations,
-            targets,
-            at=self.plan.at,
-            order=chosen.order,
-            cancel=chosen.depth == "cancel",
-            fresh=f"{self.plan.seed}|inside" if chosen.insides == "fresh" else "",
-        )
+        if chosen.parts:
+            from meristem.rewrite.sublayers import plan_sublayers
+
+            script = plan_sublayers(wide.graph, self._units(wide, targets), targets)
+        else:
+            script = plan_depth(
+                wide.graph,
+                wide.equations,
+                targets,
+                at=self.plan.at,
+                order=chosen.order,
+                cancel=chosen.depth == "cancel",
+                fresh=f"{self.plan.seed}|inside" if chosen.insides == "fresh" else "",
+            )
+        if chosen.explicit:
+            from meristem.rewrite.sublayers import scalars
+
+            script.scales = scalars(wide.graph, self._units(wide, targets))
+        return script
+
+    def _units(self, wide: Model, targets: Mapping[Any, int]) -> list[Any]:
+        """What is split."""
+        from meristem.rewrite.split import units
+
+        return units(wide.graph, wide.equations, targets, method(self.plan.method))
 
     @property
     def sources(self) -> dict[str, tuple[str, str]]:
@@ -95,4 +112,4 @@ class Prepared:
                     out[clone.name(name)] = (origins.get(name, name), made.get(name, "copy"))
             if clone.gate:
                 out[clone.gate] = ("", "0.0")
-        return out
+        return out | {n: ("", repr(v)) for n, v in script.scalars.items()}
