@@ -8,6 +8,8 @@ from typing import Any
 _NAMES = {
     "register_state": "states",
     "carry_average": "weights",
+    "carry_scheduler": "scheduler",
+    "separate": "separate",
 }
 
 __all__ = sorted(_NAMES)
