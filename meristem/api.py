@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def plan(
     given: Mapping[str, Any] | None = None,
     models: Sequence[Model] = (),
     loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
 ) -> Plan:
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
@@ -85,12 +86,16 @@ def plan(
     what their free new entries hold: "mean" (of the old), or an array, of the new coordinates along one
     axis ([new rows, hidden]) or of the whole new shape. ``models`` are the others that "fuse" sets beside
     the model; ``loss`` is what "learned" and "gradmax" lower: a function of a module that returns one
-    number. Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
+    number; ``batches`` (tuples of inputs, or dicts by their names) are what "net2deeper" measures the
+    statistics of new batch norms on. Raises SelectorError, SizeError, PinnedDimension,
+    UnsupportedOperator or NotPreserved.
     """
     options = {"boundary": boundary, "compensate": compensate, "at": at, "seed": seed}
     with in_memory(sizes):
         supplied = Supplied(_listed(models), loss)
-        return prepare(model, sizes, method=method, given=given, supplied=supplied, **options).plan
+        return prepare(
+            model, sizes, method=method, given=given, supplied=supplied, batches=batches, **options
+        ).plan
 
 
 def grow(
@@ -99,6 +104,7 @@ def grow(
     *,
     models: Sequence[Model] = (),
     loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
     **options: Any,
 ) -> Model:
     """A larger model that computes the same function; arguments as of ``plan``.
@@ -113,12 +119,11 @@ def grow(
             options = {**given.options, **options}
             sizes = {by_name(n): s for n, s in given.sizes.items()}
             supplied = Supplied(_listed(models), loss, given.maps)
-            prepared = prepare(model, sizes, supplied=supplied, **options)
+            prepared = prepare(model, sizes, supplied=supplied, batches=batches, **options)
             given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
         else:
-            prepared = prepare(
-                model, sizes_or_plan, supplied=Supplied(_listed(models), loss), **options
-            )
+            supplied = Supplied(_listed(models), loss)
+            prepared = prepare(model, sizes_or_plan, supplied=supplied, batches=batches, **options)
         source = model if prepared.masked else None
         carrier, origin = _apply(model, prepared), Origin.of(model)
         return Model(carrier, model.side, prepared.plan, tuple(models), source, origin)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -22,7 +22,7 @@ from meristem.rewrite.errors import (
 )
 from meristem.rewrite.given import entries
 from meristem.rewrite.masks import NAME
-from meristem.rewrite.methods import method
+from meristem.rewrite.methods import Chosen, method
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import resolve
 from meristem.rewrite.split import check, fold, folded, units
@@ -39,6 +39,7 @@ def prepare(
     sizes: Mapping[str, int | str],
     *,
     supplied: Supplied = NOTHING,
+    batches: Iterable[Any] | None = None,
     **options: Any,
 ) -> Prepared:
     """Resolve, solve and script a request; raises what ``meristem.plan`` documents."""
@@ -48,6 +49,7 @@ def prepare(
     _refuse_masks(model)
     chosen = method(plan.method)
     supplied.check(chosen)
+    _check_batches(chosen, batches)
     experts, sizes = experts_wanted(model, sizes, plan)
     outside = chosen.depth == "net2deeper"
     listing = NET2DEEPER if outside else IMAGE if chosen.width.stretch else None
@@ -78,6 +80,10 @@ def prepare(
         _split(model, plan, script, {model.stacks[n]: s for n, s in deeper.items()})
     mixtures = {n: s for n, s in experts.items() if s > 1}
     prepared = Prepared(model, plan, script, deeper, mixtures)
+    if batches is not None:
+        from meristem.measuring import statistics
+
+        plan.statistics = statistics(prepared, batches)
     if mixtures:
         report_experts(prepared)
     if prepared.depth is not None:
@@ -115,6 +121,15 @@ def _split(model: Model, plan: Plan, script: EditScript, targets: Mapping[Stack,
         what = "branch" if chosen.parts else "block"
         plan.notes.append(f"{stack.name}: a {what} that is there k times has 1/k in {names}")
     plan.weights |= {e.weight.name: e.expansion for e in script.weights}
+
+
+def _check_batches(chosen: Chosen, batches: Any) -> None:
+    """Raises MeristemError where batches are given that the method does not use."""
+    if batches is not None and chosen.depth != "net2deeper":
+        raise MeristemError(
+            'batches= are for method="net2deeper", whose batch norms take their statistics from them; '
+            "methods that learn take loss="
+        )
 
 
 def _refuse_gates(plan: Plan, depth: Any) -> None:

@@ -57,10 +57,12 @@ class Prepared:
         wide = Model(self.widened, self.model.side)
         chosen = method(self.plan.method)
         if chosen.depth == "net2deeper":
+            from meristem.measuring import unpacked
             from meristem.rewrite.deeper import plan_deeper
 
             places = dict(zip(self.model.sites, wide.sites.values(), strict=True))
-            return plan_deeper(wide.graph, {places[name]: n for name, n in self.layers.items()})
+            sizes = {places[name]: n for name, n in self.layers.items()}
+            return plan_deeper(wide.graph, sizes, unpacked(self.plan.statistics, places))
         # Widening adds operators without paths to files that have no others, so names are not asked.
         twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
         targets = {twins[name]: n for name, n in self.layers.items()}

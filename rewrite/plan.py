@@ -41,7 +41,8 @@ class Plan:
     under training; ``approximate`` says what does not preserve the function; ``saddles`` products whose
     new weights could never train; ``unused`` weights that the model carries without using; ``maps`` are
     learned matrices by name (``rewrite.maps``), which its recipes name; ``moves`` are names of
-    weights that new layers push on (new name -> old name), which ``clones`` has too.
+    weights that new layers push on (new name -> old name), which ``clones`` has too; ``statistics`` are
+    means and variances that were measured on batches, packed, by dimension (``meristem.measuring``).
     """
 
     sizes: dict[str, int]
@@ -65,6 +66,7 @@ class Plan:
     maps: dict[str, str] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     moves: dict[str, str] = field(default_factory=dict)
+    statistics: dict[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class Plan:
             "at": self.at,
             "seed": self.seed,
             "given": self.given,
+            "statistics": self.statistics,
         }
 
     def check(self, proved: Plan, stored: Mapping[str, str]) -> None:
@@ -179,6 +182,7 @@ _TYPES: dict[str, type] = {
     "maps": dict,
     "given": dict,
     "moves": dict,
+    "statistics": dict,
     "changes": list,
     "method": str,
     "boundary": str,
