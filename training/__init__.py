@@ -23,6 +23,8 @@ _NAMES = {
     "Overshoot": "rewarm", "Ramp": "rewarm", "Rewarmed": "rewarm", "Scaled": "rewarm", "WSD": "rewarm",
     # cost
     "Count": "flops", "count_step": "flops", "counted": "flops", "Ledger": "ledger", "Saving": "ledger",
+    # search
+    "Space": "study.space", "search": "study.search", "Found": "study.trials", "draw": "study.picture",
 }  # fmt: skip
 
 __all__ = sorted(_NAMES)
