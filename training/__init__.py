@@ -1,6 +1,5 @@
-"""Training that grows: when, what it costs, learning rates; and what is learned on batches.
-
-Names are loaded at their first use; triggers, schedules and ledgers need no torch.
+"""What belongs to a run besides growth: optimizers, averages, schedules, triggers, cost; what is learned
+on batches. Names are loaded at their first use; triggers, schedules and ledgers need no torch.
 """
 
 from __future__ import annotations
@@ -9,6 +8,8 @@ import importlib
 from typing import Any
 
 _NAMES = {
+    "register_state": "states",
+    "carry_average": "weights",
     # triggers
     "ActivationRank": "triggers", "AtFlops": "triggers", "AtStep": "triggers", "AtTokens": "triggers",
     "Decision": "triggers", "Every": "triggers", "GradMaxScore": "triggers", "Mixing": "triggers",
@@ -32,8 +33,8 @@ __all__ = sorted(_NAMES)
 
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+        raise AttributeError(f"module 'meristem.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"meristem.training.{_NAMES[name]}"), name)
 
 
 def __dir__() -> list[str]:
