@@ -58,7 +58,7 @@ def search(
     optuna = needed("optuna", "search", "a search")
     settings = {"budget": float(budget), "seed": seed, **space.data()}
     study = open_study(storage, settings)
-    baselines = space.baselines()
+    baselines = space.baselines(budget)
     done = finished(study)
     while len(ran := [t for t in done if t.state != INFEASIBLE]) < trials:
         _refuse_hopeless(ran)
@@ -68,11 +68,12 @@ def search(
         study.sampler = optuna.samplers.TPESampler(
             seed=_seed(seed, len(done)), n_startup_trials=RANDOM
         )
-        waiting = any(t.state.name == "WAITING" for t in study.get_trials(deepcopy=False))
-        if len(done) < len(baselines) and not waiting:
-            study.enqueue_trial(baselines[len(done)])
         asked = study.ask()
-        trial = _try(asked, run, space, budget, check, done)
+        if len(done) < len(baselines):
+            made: Any = baselines[len(done)]
+        else:
+            made = _drawn(space, asked, budget)
+        trial = _try(made, run, budget, check, done)
         tell(study, asked, trial)
         done = finished(study)
         if told is not None:
@@ -81,14 +82,20 @@ def search(
     return Found(done, settings)
 
 
-def _try(asked: Any, run: Run, space: Space, budget: float, check: Any, done: list[Trial]) -> Trial:
-    """The outcome of one schedule."""
-    blank = Trial(len(done), INFEASIBLE, {}, budget)
+def _drawn(space: Space, asked: Any, budget: float) -> tuple[Schedule, float] | MeristemError:
+    """What Optuna draws, or why it is no schedule."""
     try:
-        schedule, own = space.suggest(asked, budget)
+        return space.suggest(asked, budget)
     except MeristemError as error:
-        return replace(blank, reason=str(error))
-    trial = replace(blank, schedule=schedule.data(), budget=own)
+        return error
+
+
+def _try(made: Any, run: Run, budget: float, check: Any, done: list[Trial]) -> Trial:
+    """The outcome of one schedule."""
+    if isinstance(made, MeristemError):
+        return Trial(len(done), INFEASIBLE, {}, budget, reason=str(made))
+    schedule, own = made
+    trial = Trial(len(done), INFEASIBLE, schedule.data(), own)
     for t in done:
         if (t.schedule, t.budget) == (trial.schedule, trial.budget):
             return replace(trial, reason=f"the same as trial {t.number}")

@@ -23,7 +23,7 @@ class Space:
 
     ``start`` gives for each selector of ``target`` the sizes to begin with, which are the steps on the way
     too; without it these are halves and quarters of the target. ``growths`` is the largest number of
-    growths (none is training from scratch), ``when`` from which share of a run to which they may come,
+    growths, ``when`` from which share of a run to which they may come,
     ``spend`` the least share of the budget that a run is given: runs of several lengths make the front.
     ``options`` are those of every stage.
 
@@ -57,7 +57,7 @@ class Space:
             raise MeristemError("a search needs at least one method")
         for name in self.methods:
             method_of(name)
-        positive(self.growths, "the number of growths", whole=True, zero=True)
+        positive(self.growths, "the number of growths", whole=True)
         low, high = self.when
         if not 0 < low <= high < 1:
             raise MeristemError(f"growths come between 0 and 1 of a run, not from {low} to {high}")
@@ -65,7 +65,7 @@ class Space:
             raise MeristemError(
                 f"the least share of the budget is above 0 and at most 1, not {self.spend}"
             )
-        if self.growths and all(len(self.rungs(s)) == 1 for s in self.target):
+        if all(len(self.rungs(s)) == 1 for s in self.target):
             raise MeristemError(
                 "nothing can grow: every start is the target; give smaller sizes to start"
             )
@@ -82,11 +82,8 @@ class Space:
         Raises MeristemError where what was drawn is no schedule: a stage that grows nothing, two growths at
         one time.
         """
-        growths = trial.suggest_int("growths", 0, self.growths)
-        share = _share(trial, "spend", self.spend, 1.0)
-        own = share * budget
-        if not growths:
-            return Schedule([], dict(self.target)), own
+        growths = trial.suggest_int("growths", 1, self.growths)
+        own = _share(trial, "spend", self.spend, 1.0) * budget
         rungs = {s: self.rungs(s) for s in self.target}
         level = {s: trial.suggest_int(f"start {s}", 0, len(r) - 1) for s, r in rungs.items()}
         start = {s: rungs[s][n] for s, n in level.items()}
@@ -110,9 +107,10 @@ class Space:
             stages.append(Stage(sizes, AtFlops(at * own), method, dict(self.options)))
         return Schedule(stages, start), own
 
-    def baselines(self) -> list[dict[str, Any]]:
+    def baselines(self, budget: float) -> list[tuple[Schedule, float]]:
         """What is tried first: from scratch, with the whole budget and with the least share of it."""
-        return [{"growths": 0, "spend": s} for s in dict.fromkeys((1.0, _grid(self.spend, 1.0)))]
+        shares = dict.fromkeys((1.0, _grid(self.spend, 1.0)))
+        return [(Schedule([], dict(self.target)), s * budget) for s in shares]
 
     def data(self) -> dict[str, Any]:
         """JSON-ready data."""
