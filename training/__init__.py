@@ -9,7 +9,7 @@ _NAMES = {
     "register_state": "states",
     "carry_average": "weights",
     "carry_scheduler": "scheduler",
-    "separate": "separate",
+    "separate": "parts",
 }
 
 __all__ = sorted(_NAMES)
