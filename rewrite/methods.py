@@ -182,6 +182,11 @@ class Chosen:
     top: int = 0
     insides: str = "copied"
 
+    @property
+    def divides(self) -> bool:
+        """Do all copies of a block do together what it did, each a part of it?"""
+        return self.depth == "split"
+
 
 def method(text: str) -> Chosen:
     """The methods that ``text`` names, joined by a plus, options after a colon: ``"lemon"``, ``"stack"``,
