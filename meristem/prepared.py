@@ -42,6 +42,11 @@ class Prepared:
         return self.widened if script is None else self.model.side.upcycle(self.widened, script)
 
     @cached_property
+    def carrier(self) -> Any:
+        """The carrier after everything."""
+        return self.mixed if self.depth is None else self.model.side.deepen(self.mixed, self.depth)
+
+    @cached_property
     def upcycling(self) -> Any:
         """The script of new mixtures on the widened carrier; None without them."""
         return upcycling(Model(self.widened, self.model.side), self) if self.experts else None
