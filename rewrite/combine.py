@@ -1,9 +1,10 @@
 """Blocks that are combinations of blocks: W'_l = sum_j D_lj W_j.
 
 The depth of linear growth operators (arXiv:2303.00980): a stack of n blocks has become one of n' by copies,
-and then every block l is summed from the first n with the row D_l, one D [n', n] for each kind of tensor,
-or one for a whole stack. Blocks are summed within their phase of the stack's period, with blocks that are
-built alike. Widths grow by the same recipe in all terms, so that B (sum_j D_lj W_j) A^t is what it says.
+and then every block l is summed from the first n with the row D_l. There is one D [n', n] for each kind of
+tensor (what a module of the block reads with the same sizes), or one for a whole stack. Blocks are summed
+within their phase of the stack's period, with blocks that are built alike. Widths grow by the same recipe in
+all terms, so that B (sum_j D_lj W_j) A^t is what it says.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from meristem.rewrite.errors import CarrierError, NotPreserved
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array, Weight
 from meristem.rewrite.lift import Lift
-from meristem.rewrite.numbering import reader, replaced
+from meristem.rewrite.numbering import within
 from meristem.rewrite.orders import whole
 from meristem.rewrite.packed import unpack
 from meristem.rewrite.stacks import Stack
@@ -99,13 +100,14 @@ def _shapes(weights: Iterable[Weight]) -> list[tuple[tuple[int, ...], str]]:
 
 
 def _kind(stack: Stack, row: int, w: Weight, number: int) -> str:
-    """The name of a tensor in its block, or its number where names show no blocks."""
-    if stack.numbering is None:
-        return str(number)
-    places = zip(stack.numbering.of(row), stack.numbering.modules, strict=True)
-    modules = {m: f"{container}.*{first}" for m, (container, first) in places}
-    found = (replaced(n, modules) for n in (*w.names, reader(w)))
-    return next((n for n in found if n not in (*w.names, reader(w))), str(number))
+    """The module of its block that reads a tensor, and the sizes in order, since exporters rename what they
+    transpose; the tensor's number where modules show no blocks."""
+    place = w.uses[0][0].place
+    slots = [] if stack.numbering is None else stack.numbering.of(row)
+    for i, module in enumerate(slots):
+        if within(place, [module]):
+            return f"{i}{place[len(module) :]} {'x'.join(map(str, sorted(w.shape)))}"
+    return str(number)
 
 
 def shape(summed: Iterable[Sum], key: str, stacks: Mapping[str, Stack], before: int) -> Array:
