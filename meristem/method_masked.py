@@ -58,6 +58,7 @@ def anneal(model: Model, t: float, weights: Mapping[str, Any] | None) -> Model:
     named = words(plan.method) | {"width": f"masked:mask={t!r}"}
     options = {**plan.options, "method": "+".join(named.values())}
     out = grow(source, {by_name(n): s for n, s in plan.sizes.items()}, **options)
+    out.origin = model.origin
     if weights is not None:
         own = out.state_dict()
         kept = {n: w for n, w in weights.items() if n != NAME}

@@ -25,7 +25,7 @@ from meristem.rewrite.given import entries
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import resolve
-from meristem.rewrite.split import fold, folded
+from meristem.rewrite.split import check, fold, folded, units
 from meristem.rewrite.stacks import Stack
 from meristem.stages import Asked, Staged, carry_out, listed, parts_of
 from meristem.supplied import NOTHING, Supplied
@@ -67,7 +67,7 @@ def prepare(
         return prepared
     width = [w for w in wishes if w.dimension.kind != "layers"]
     depth = asked.of("layers")
-    periods = {n: s.period for n, s in model.stacks.items()} if depth else {}
+    periods = {n: s.period for n, s in model.stacks.items()} if depth and not chosen.parts else {}
     layers = LAYERS.solve(depth, periods)
     widening = Widening.of(model, plan, width)
     plan.sizes = {**widening.reached, **layers, **experts}
@@ -76,7 +76,7 @@ def prepare(
     deeper = {n: s for n, s in layers.items() if s != dimensions[n].size}
     if chosen.depth == "split" and deeper:
         script = script or EditScript()
-        _split(plan, script, {model.stacks[n]: s for n, s in deeper.items()})
+        _split(model, plan, script, {model.stacks[n]: s for n, s in deeper.items()})
     mixtures = {n: s for n, s in experts.items() if s > 1}
     prepared = Prepared(model, plan, script, deeper, mixtures)
     if mixtures:
@@ -93,21 +93,28 @@ def _report_depth(prepared: Prepared, dimensions: Mapping[str, Dimension]) -> No
     named = ((dimensions[n], s) for n, s in prepared.layers.items())
     plan.changes += [Change(d.name, "layers", d.place, d.size, s) for d, s in named]
     plan.clones |= prepared.sources
+    plan.moves |= prepared.moves
     plan.added += depth.added
-    split = method(plan.method).depth == "split"
-    plan.approximate += [
-        f"{a}, each with 1/k of its branches" if split else a for a in depth.approximate
-    ]
+    chosen = method(plan.method)
+    words = "" if chosen.depth != "split" else ", k times 1/k of every branch"
+    plan.approximate += [a + words for a in depth.approximate]
     plan.notes += [str(r) for r in depth.reports]
 
 
-def _split(plan: Plan, script: EditScript, targets: Mapping[Stack, int]) -> None:
-    """Blocks that come k times carry 1/k of their branches."""
-    for stack, target in targets.items():
-        weights = folded(stack, target)
-        fold(script, weights)
+def _split(model: Model, plan: Plan, script: EditScript, targets: Mapping[Stack, int]) -> None:
+    """What comes k times carries 1/k of its branches in its weights, where no scalars do."""
+    chosen = method(plan.method)
+    found = units(model.graph, model.equations, targets, chosen)
+    for unit in found:
+        check(unit, explicit=chosen.explicit)
+    if chosen.explicit:
+        return
+    fold(script, folded(found))
+    for stack in targets:
+        weights = folded(u for u in found if u.stack is stack)
         names = ", ".join(sorted(w.name for w in weights))
-        plan.notes.append(f"{stack.name}: a block that is there k times has 1/k in {names}")
+        what = "branch" if chosen.parts else "block"
+        plan.notes.append(f"{stack.name}: a {what} that is there k times has 1/k in {names}")
     plan.weights |= {e.weight.name: e.expansion for e in script.weights}
 
 
@@ -122,6 +129,12 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
             dimension=gated.stack.name,
             place=gated.block.place,
             reason="a new block takes a gate",
+        )
+    if depth.scales and plan.compensate == "weights":
+        raise NotPreserved(
+            "scalars=explicit adds operators, which weights alone cannot; leave it out, or use "
+            'compensate="graph"',
+            reason="scalars on branches",
         )
 
 

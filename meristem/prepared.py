@@ -3,6 +3,7 @@ script."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -68,29 +69,52 @@ class Prepared:
         # Widening adds operators without paths to files that have no others, so names are not asked.
         twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
         targets = {twins[name]: n for name, n in self.layers.items()}
-        return plan_depth(
-            wide.graph,
-            wide.equations,
-            targets,
-            at=self.plan.at,
-            order=chosen.order,
-            cancel=chosen.depth == "cancel",
-            fresh=f"{self.plan.seed}|inside" if chosen.insides == "fresh" else "",
-        )
+        if chosen.parts:
+            from meristem.rewrite.sublayers import plan_sublayers
+
+            script = plan_sublayers(wide.graph, self._units(wide, targets), targets)
+        else:
+            script = plan_depth(
+                wide.graph,
+                wide.equations,
+                targets,
+                at=self.plan.at,
+                order=chosen.order,
+                cancel=chosen.depth == "cancel",
+                fresh=f"{self.plan.seed}|inside" if chosen.insides == "fresh" else "",
+            )
+        if chosen.explicit:
+            from meristem.rewrite.sublayers import scalars
+
+            script.scales = scalars(wide.graph, self._units(wide, targets))
+        return script
+
+    def _units(self, wide: Model, targets: Mapping[Any, int]) -> list[Any]:
+        """What is split."""
+        from meristem.rewrite.split import units
+
+        return units(wide.graph, wide.equations, targets, method(self.plan.method))
+
+    @property
+    def moves(self) -> dict[str, str]:
+        """Stored names that new layers push on: new name -> old name."""
+        pairs = ((self.depth.moved(name), name) for name in self._names)
+        return {new: old for new, old in pairs if new != old}
+
+    @property
+    def _names(self) -> list[str]:
+        """Every stored name of the source."""
+        graph = self.model.graph
+        names = [n for w in (*graph.weights, *graph.unused) for n in w.names]
+        # Small constants are no weights of the view, but a torch program stores them by name.
+        return list(dict.fromkeys([*names, *getattr(self.model.carrier, "tensors", ())]))
 
     @property
     def sources(self) -> dict[str, tuple[str, str]]:
         """For every stored name that depth adds or moves: the name that it has before depth, and
         the text of its recipe (``rewrite.made``). A gate has no source."""
-        script = self.depth
-        out: dict[str, tuple[str, str]] = {}
-        graph = self.model.graph
-        names = [n for w in (*graph.weights, *graph.unused) for n in w.names]
-        # Small constants are no weights of the view, but a torch program stores them by name.
-        names = list(dict.fromkeys([*names, *getattr(self.model.carrier, "tensors", ())]))
-        for name in names:
-            if script.moved(name) != name:
-                out[script.moved(name)] = (name, "copy")
+        script, names = self.depth, self._names
+        out = {new: (old, "copy") for new, old in self.moves.items()}
         for clone in script.clones:
             made = {n: m.text for w, m in clone.made.items() for n in w.names}
             origins = {n: o.name for w, o in clone.origins.items() for n in w.names}
@@ -100,4 +124,4 @@ class Prepared:
                     out[clone.name(name)] = (origins.get(name, name), made.get(name, "copy"))
             if clone.gate:
                 out[clone.gate] = ("", "0.0")
-        return out
+        return out | {n: ("", repr(v)) for n, v in script.scalars.items()}

@@ -10,10 +10,15 @@ from typing import Any
 
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
-from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
+from meristem.rewrite.errors import (
+    CarrierError,
+    OutputError,
+    RuntimeUnavailable,
+    UnsupportedOperator,
+)
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
-from meristem.rewrite.split import sites
+from meristem.rewrite.split_sites import sites
 from meristem.verification_sides import Subject, subject
 from meristem.verification_steps import follow, interface_of, recipes_of, training_of
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
@@ -164,19 +169,21 @@ class _Check:
 
     def _sites(self, samples: Samples) -> list[str]:
         """Where blocks are split, the predicted error of each beside the measured one."""
-        if self.plan is None or method(self.plan.method).depth != "split":
+        chosen = method(self.plan.method) if self.plan is not None else None
+        if self.plan is None or chosen is None or chosen.depth != "split":
             return []
-        graph = self.old.model.graph
+        graph, eq = self.old.model.graph, self.old.model.equations
         shapes = {v.name: v.shape for v in graph.inputs}
         fitting = (s for s in samples.every if {n: a.shape for n, a in s.arrays.items()} == shapes)
         sample = next(fitting, None)
         if sample is None:
-            return [
-                "no input has the traced sizes, so the split blocks were not measured one by one"
-            ]
+            return ["no input has the traced sizes, so what is split was not measured one by one"]
         stacks = self.old.model.stacks
         targets = {stacks[n]: size for n, size in self.plan.sizes.items() if n in stacks}
-        return [str(site) for site in sites(graph, targets, sample.arrays)]
+        try:
+            return [str(site) for site in sites(graph, eq, targets, chosen, sample.arrays)]
+        except UnsupportedOperator as error:
+            return [f"what is split was not measured one by one: {error}"]
 
     @property
     def approximate(self) -> list[str]:

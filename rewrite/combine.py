@@ -3,8 +3,8 @@
 The depth of linear growth operators (arXiv:2303.00980): a stack of n blocks has become one of n' by copies,
 and then every block l is summed from the first n with the row D_l. There is one D [n', n] for each kind of
 tensor (what a module of the block reads with the same sizes), or one for a whole stack. Blocks are summed
-within their phase of the stack's period, with blocks that are built alike. Widths grow by the same recipe in
-all terms, so that B (sum_j D_lj W_j) A^t is what it says.
+within their phase of the stack's period, with blocks that are built alike. Widths grow alike in all
+terms, so that B (sum_j D_lj W_j) A^t is what it says.
 """
 
 from __future__ import annotations

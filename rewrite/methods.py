@@ -169,8 +169,14 @@ METHODS: dict[str, Method] = {
 DEPTH = ("identity", "cancel", "net2deeper", "stack", "split")
 # Methods of depth that change blocks which another one has copied before.
 COPIED = {"learned": "stack"}
-# What new blocks that are the identity hold but for what is zero.
-INSIDES = ("copied", "fresh")
+# What can be chosen of it, the first by default.
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    # What new blocks that are the identity hold but for what is zero.
+    "identity": {"insides": ("copied", "fresh")},
+    "stack": {"order": tuple(ORDERS)},
+    # What is repeated, and what carries 1/k.
+    "split": {"by": ("block", "sublayer"), "scalars": ("folded", "explicit")},
+}
 # Experts from a dense MLP, of which each token takes so many.
 UPCYCLE, TOP = "upcycle", 2
 
@@ -178,14 +184,17 @@ UPCYCLE, TOP = "upcycle", 2
 @dataclass(frozen=True)
 class Chosen:
     """A method for width and one for depth. ``order`` is that of copies that compute at once, empty where
-    new blocks are the identity, whose ``insides`` are copied or fresh; ``top`` is how many experts a token
-    takes where MLPs become mixtures, else zero."""
+    new blocks are the identity, whose ``insides`` are copied or fresh; what is split are its ``parts`` or
+    whole blocks, by ``explicit`` scalars or folded ones; ``top`` is how many experts a token takes where
+    MLPs become mixtures, else zero."""
 
     width: Method
     depth: str = "identity"
     order: str = ""
     top: int = 0
     insides: str = "copied"
+    parts: bool = False
+    explicit: bool = False
 
     @property
     def copied(self) -> str:
@@ -206,12 +215,7 @@ def method(text: str) -> Chosen:
         name, _, options = (part.strip() for part in word.partition(":"))
         given = dict(_option(text, w) for w in options.split(",")) if options else {}
         if part == "depth":
-            insides = given.pop("insides", "copied") if name == "identity" else "copied"
-            if insides not in INSIDES:
-                raise MeristemError(
-                    f"method={text!r}: insides of new blocks are {' or '.join(INSIDES)}"
-                )
-            out = replace(out, depth=name, order=_order(text, name, given), insides=insides)
+            out = replace(out, depth=name, **_depth(text, name, given))
         elif part == "experts":
             out = replace(out, top=_top(text, given))
         elif part == "positions" and "width" in named:
@@ -279,17 +283,17 @@ def _number(text: str) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
-def _order(text: str, name: str, given: dict[str, str]) -> str:
-    order = "interleave" if name == "split" else ""
-    if name == "stack":
-        order = given.pop("order", "whole")
-    if given or (order and order not in ORDERS):
-        known = {
-            "stack": f"order={', '.join(ORDERS)}",
-            "identity": f"insides={', '.join(INSIDES)}",
-        }.get(name, "none")
-        raise MeristemError(f"method={text!r}: the options of {name} are {known}")
-    return order
+def _depth(text: str, name: str, given: dict[str, str]) -> dict[str, Any]:
+    """What is chosen of a method of depth, as fields of ``Chosen``."""
+    choices = CHOICES.get(name, {})
+    if not all(value in choices.get(option, ()) for option, value in given.items()):
+        known = " and ".join(f"{option}={', '.join(v)}" for option, v in choices.items())
+        raise MeristemError(f"method={text!r}: the options of {name} are {known or 'none'}")
+    got = {option: given.get(option, values[0]) for option, values in choices.items()}
+    if name != "split":
+        return dict(got)
+    parts, explicit = got["by"] == "sublayer", got["scalars"] == "explicit"
+    return {"order": "interleave", "parts": parts, "explicit": explicit}
 
 
 def _top(text: str, given: dict[str, str]) -> int:
