@@ -120,7 +120,7 @@ def grow(
                 model, sizes_or_plan, supplied=Supplied(_listed(models), loss), **options
             )
         source = model if prepared.masked else None
-        origin = Origin.of(model)
+        origin = Origin.of(model, prepared.passed)
         return Model(prepared.carrier, model.side, prepared.plan, tuple(models), source, origin)
 
 

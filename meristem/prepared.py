@@ -27,6 +27,11 @@ class Prepared:
     experts: dict[str, int] = field(default_factory=dict)
 
     @property
+    def passed(self) -> list[Model]:
+        """The models between several growths."""
+        return []
+
+    @property
     def masked(self) -> bool:
         """Can the growth be carried further by moving a mask?"""
         return self.script is not None and self.script.mask is not None

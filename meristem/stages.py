@@ -133,6 +133,11 @@ class Staged:
         """The carrier after all of them."""
         return self.steps[-1].carrier
 
+    @property
+    def passed(self) -> list[Model]:
+        """The models between them."""
+        return [s.model for s in self.steps[1:]]
+
 
 def carry_out(
     model: Model, asked: Asked, supplied: Supplied, prepare: Callable[..., Any]
