@@ -1,7 +1,7 @@
 """Train on a text until the model saturates, grow it, train on more text, and so on: end to end.
 
     python examples/self_improve.py                   # three minutes on two cores
-    python examples/self_improve.py --without-growth  # the same texts and steps, the model as it was
+    python examples/self_improve.py --without-growth  # the same texts, the model as it was
 
 The texts are growing slices of the standard library's sources; every tenth file is never trained on, and
 the loss on those says how good a model is. A trigger watches it: when it stops falling, the model has
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 import meristem
 from meristem.demo_model import Decoder, Sizes
 from meristem.demo_text import Text, loss, standard_library
-from meristem.training import Plateau
+from meristem.training import Ledger, Plateau, count_step
 
 RATE, WARM_UP, BATCH = 3e-3, 20, 8
 
@@ -56,7 +56,7 @@ FULL = Plan(
     every=20, steps=700, patience=4, tolerance=0.01,
 )  # fmt: skip
 SMOKE = Plan(
-    Sizes(hidden=8, layers=2, heads=2, kv_heads=2, qk_dim=4, value_dim=4, mlp=8, dropout=0.0),
+    Sizes(hidden=8, layers=1, heads=2, kv_heads=2, qk_dim=4, value_dim=4, mlp=8, dropout=0.0),
     slices=(8, 16),
     growths=({"sizes": {"mlp": "x2"}, "method": "lemon"},),
     every=2, steps=12, patience=2, tolerance=0.5,
@@ -78,7 +78,7 @@ class Log:
 
 
 class Pipeline:
-    """The model, its optimizer, where it stands in the data, and the log."""
+    """The model, its optimizer, where it stands in the data, what it has cost, and the log."""
 
     def __init__(self, plan: Plan, text: Text, seed: int, grows: bool) -> None:
         torch.manual_seed(seed)
@@ -89,7 +89,7 @@ class Pipeline:
         )
         self.draw = torch.Generator().manual_seed(seed)
         self.step = 0
-        self.log = Log()
+        self.log, self.ledger = Log(), Ledger()
 
     def run(self) -> None:
         for number, kilobytes in enumerate(self.plan.slices):
@@ -99,7 +99,9 @@ class Pipeline:
         self.log(
             "end", f"held-out loss {self.held_out():.4f} after {self.step} steps",
             step=self.step, loss=self.held_out(), parameters=self.parameters,
+            flops=self.ledger.flops,
         )  # fmt: skip
+        print(self.ledger)
 
     def train_until_saturated(self, number: int, kilobytes: int) -> None:
         part = Text(
@@ -113,6 +115,9 @@ class Pipeline:
             "slice", f"slice {number + 1}: {kilobytes} kB, {self.parameters:,} parameters",
             step=self.step, slice=number + 1, kilobytes=kilobytes, parameters=self.parameters,
         )  # fmt: skip
+        batch = part.windows(BATCH)
+        count = count_step(self.module.train(), lambda module: loss(module, batch))
+        self.ledger.stage(f"slice {number + 1}", count)
         self.seen(None)
         for _ in range(self.plan.steps):
             self.update(part.batch(BATCH, self.draw))
@@ -129,6 +134,7 @@ class Pipeline:
         self.log("limit", f"step {self.step}: the slice's steps are used up", step=self.step)
 
     def update(self, windows: Tensor) -> None:
+        begun = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (self.step + 1) / WARM_UP)
         self.module.train()
@@ -137,6 +143,7 @@ class Pipeline:
         nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
+        self.ledger.step(tokens=windows[:, 1:].numel(), seconds=time.perf_counter() - begun)
 
     def grow(self, number: int) -> None:
         """The larger model computes the same; AdamW goes on with what it knows of the old weights."""
@@ -148,6 +155,8 @@ class Pipeline:
             grown = meristem.grow(model, growth["sizes"], method=growth["method"])
             self.module = grown.module()
         self.optimizer = grown.optimizer(self.optimizer, new="mean", module=self.module)
+        took = time.perf_counter() - begun
+        self.ledger.growth(f"growth {number + 1}", seconds=took)
         after = self.held_out()
         sizes = ", ".join(f"{kind} {size}" for kind, size in growth["sizes"].items())
         self.log(
@@ -155,17 +164,18 @@ class Pipeline:
             f"step {self.step}: grown by {growth['method']}: {sizes}; {parameters:,} -> "
             f"{self.parameters:,} parameters, held-out loss {before:.4f} -> {after:.4f}",
             step=self.step, sizes=growth["sizes"], method=growth["method"], before=before, after=after,
-            parameters=self.parameters, took=time.perf_counter() - begun,
+            parameters=self.parameters, took=took,
         )  # fmt: skip
 
     def seen(self, signal: float | None) -> None:
         value = self.held_out()
+        self.ledger.record(value)
         text = (
             ""
             if self.step % (5 * self.plan.every)
             else f"step {self.step}: held-out loss {value:.4f}"
         )
-        self.log("loss", text, step=self.step, loss=value, signal=signal)
+        self.log("loss", text, step=self.step, loss=value, signal=signal, flops=self.ledger.flops)
 
     def held_out(self) -> float:
         self.module.eval()
@@ -204,13 +214,18 @@ def picture(events: list[dict[str, Any]], tolerance: float, path: Path) -> None:
         for ax in (top, bottom):
             ax.axvspan(part["step"], end, color="#0b62a4", alpha=0.05 + 0.05 * number, linewidth=0)
         text = f"{part['kilobytes']} kB\n{part['parameters']:,}"
-        top.text(part["step"], top.get_ylim()[1], f" {text}", va="top", fontsize=8)
+        top.annotate(
+            text, (part["step"], 0.98), (4, 0), xycoords=("data", "axes fraction"),
+            textcoords="offset points", va="top", fontsize=8,
+        )  # fmt: skip
     for growth in (e for e in events if e["event"] == "growth"):
         for ax in (top, bottom):
             ax.axvline(growth["step"], color="#b4531f", linewidth=1.5)
         sizes = "\n".join(f"{kind} {size}" for kind, size in growth["sizes"].items())
-        middle = sum(top.get_ylim()) / 2
-        top.text(growth["step"], middle, f" {sizes}", color="#b4531f", va="center", fontsize=8)
+        top.annotate(
+            sizes, (growth["step"], 0.5), (4, 0), xycoords=("data", "axes fraction"),
+            textcoords="offset points", va="center", fontsize=8, color="#b4531f",
+        )  # fmt: skip
     top.set_ylabel("held-out loss, nats per byte")
     bottom.set_ylabel("gain")
     bottom.set_xlabel("steps; lines are growths, bands are texts with the number of parameters")
@@ -231,7 +246,8 @@ def main() -> None:
     pipeline.run()
     given.out.mkdir(parents=True, exist_ok=True)
     name = "self_improve" + ("_without_growth" if given.without_growth else "")
-    (given.out / f"{name}.json").write_text(json.dumps(pipeline.log.events, indent=1) + "\n")
+    kept = {"events": pipeline.log.events, "ledger": pipeline.ledger.data()}
+    (given.out / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     if not given.no_picture:
         picture(pipeline.log.events, plan.tolerance, given.out / f"{name}.png")
 

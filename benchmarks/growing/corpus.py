@@ -38,13 +38,17 @@ def windows(data: Tensor, starts: Tensor, time: int) -> Tensor:
     return data[starts[:, None] + torch.arange(time + 1)].long()
 
 
+def name_of(path: Path | None) -> str:
+    """What a text is called in results."""
+    return path.resolve().name if path else f"standard library of Python {platform.python_version()}"
+
+
 def read(path: Path | None = None, megabytes: float = MEGABYTES) -> Corpus:
     """Files in an order that their names decide, so that no folder comes last; every 20th is held out.
 
     Raises SystemExit where ``path`` has no text.
     """
     folder = path or Path(os.__file__).parent
-    name = folder.name if path else f"standard library of Python {platform.python_version()}"
     files = [folder] if folder.is_file() else list(inside(folder, sources_only=path is None))
     files.sort(key=lambda f: hashlib.sha256(f.relative_to(folder).as_posix().encode()).digest())
     parts: tuple[list[bytes], list[bytes]] = ([], [])
@@ -60,8 +64,8 @@ def read(path: Path | None = None, megabytes: float = MEGABYTES) -> Corpus:
         parts = ([text[: -len(text) // 20]], [text[-len(text) // 20 :]])
     train, held_out = (tensor(b"\n".join(part)) for part in parts)
     if len(held_out) < 2**14:
-        raise SystemExit(f"{name} holds too little text: {size} bytes")
-    return Corpus(name, train, held_out)
+        raise SystemExit(f"{folder.name} holds too little text: {size} bytes")
+    return Corpus(name_of(path), train, held_out)
 
 
 def inside(folder: Path, *, sources_only: bool) -> list[Path]:

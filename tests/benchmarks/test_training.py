@@ -73,17 +73,12 @@ def test_under_a_decaying_rate_only_the_end_counts(report):
 
 
 def test_tuning_goes_on_while_the_best_is_at_an_edge(report, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import importlib.util
+    from growing import store as module
 
-    spec = importlib.util.spec_from_file_location("benchmark_training", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    store = script.Store("smoke", "a text", tmp_path)
+    store = module.Store("smoke", "a text", tmp_path)
     found = {}
     monkeypatch.setattr(store, "rates", lambda: dict(sorted(found.items(), key=lambda i: i[1])))
-    size = SimpleNamespace(rates=(2e-3, 4e-3))
-    monkeypatch.setitem(script.SIZES, "smoke", size)
+    monkeypatch.setitem(module.SIZES, "smoke", SimpleNamespace(rates=(2e-3, 4e-3)))
     asked = []
     while rate := store.next_rate():
         asked.append(rate)
@@ -104,7 +99,7 @@ def test_a_tiny_benchmark_runs_is_stored_and_goes_on(tmp_path):
         return done
 
     first = go("--run", "--only", "stack-4,width-lemon,scratch-wsd", "--seeds", "0")
-    stored = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    stored = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*/*.json")}
     again = go("--run", "--only", "stack-4,width-lemon,scratch-wsd", "--seeds", "0")
     assert "loss" in first.stderr
     assert "loss" not in again.stderr

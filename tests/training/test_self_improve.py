@@ -24,7 +24,8 @@ def example():
 def test_it_trains_saturates_grows_and_goes_on(example, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["self_improve.py", "--smoke", "--out", str(tmp_path)])
     example.main()
-    events = json.loads((tmp_path / "self_improve.json").read_text())
+    kept = json.loads((tmp_path / "self_improve.json").read_text())
+    events = kept["events"]
     kinds = [e["event"] for e in events if e["event"] != "loss"]
     assert kinds == ["slice", "saturated", "growth", "slice", "saturated", "end"]
     (growth,) = (e for e in events if e["event"] == "growth")
@@ -34,4 +35,7 @@ def test_it_trains_saturates_grows_and_goes_on(example, tmp_path, monkeypatch):
     assert second["kilobytes"] > first["kilobytes"]
     at_growth = next(e for e in events if e["event"] == "loss" and e["step"] > growth["step"])
     assert at_growth["loss"] < growth["before"]
+    lines = [entry["kind"] for entry in kept["ledger"]["entries"]]
+    assert lines == ["stage", "growth", "stage"]
+    assert kept["ledger"]["totals"]["flops"] == events[-1]["flops"] > 0
     assert (tmp_path / "self_improve.png").stat().st_size > 0
