@@ -40,7 +40,9 @@ def windows(data: Tensor, starts: Tensor, time: int) -> Tensor:
 
 def name_of(path: Path | None) -> str:
     """What a text is called in results."""
-    return path.resolve().name if path else f"standard library of Python {platform.python_version()}"
+    return (
+        path.resolve().name if path else f"standard library of Python {platform.python_version()}"
+    )
 
 
 def read(path: Path | None = None, megabytes: float = MEGABYTES) -> Corpus:

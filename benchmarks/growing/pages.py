@@ -17,10 +17,14 @@ MARKED = re.compile(r"(<!-- numbers -->\n).*?(<!-- end of numbers -->)", re.DOTA
 def write(store: Any, folder: Path) -> None:
     """The numbers between two marks of the page, and two pictures."""
     page = folder / "benchmark.md"
-    numbers = f"{facts(store)}\n\n{table(store)}\n"
-    page.write_text(MARKED.sub(lambda m: m[1] + numbers + m[2], page.read_text()))
+    page.write_text(MARKED.sub(lambda m: m[1] + numbers(store) + m[2], page.read_text()))
     curves(store, folder / "benchmark.png")
     speed_ups(store, folder / "benchmark-speed-up.png")
+
+
+def numbers(store: Any) -> str:
+    """What stands between the marks."""
+    return f"{facts(store)}\n\n{table(store)}\n"
 
 
 def facts(store: Any) -> str:

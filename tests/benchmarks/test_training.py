@@ -87,6 +87,17 @@ def test_tuning_goes_on_while_the_best_is_at_an_edge(report, tmp_path, monkeypat
     assert store.rate() == 1e-3
 
 
+def test_the_page_says_what_is_stored(report):
+    """Its numbers come from the runs, by `--report`; none is written by hand."""
+    from growing.pages import MARKED, numbers
+    from growing.store import Store, texts
+
+    results = ROOT / "benchmarks" / "results" / "training"
+    store = Store("1m", texts("1m", results)[0], results)
+    page = (ROOT / "docs" / "training" / "benchmark.md").read_text(encoding="utf-8")
+    assert numbers(store) in MARKED.search(page)[0]
+
+
 @pytest.mark.full
 def test_a_tiny_benchmark_runs_is_stored_and_goes_on(tmp_path):
     def go(*arguments):
