@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 from meristem.imaging import check_sizes, enlarge
+from meristem.method_masked import refuse_masks
 from meristem.mixtures import experts_wanted, report_experts
 from meristem.model import Model
-from meristem.passes import IMAGE, LAYERS, NET2DEEPER
+from meristem.passes import LAYERS
 from meristem.prepared import Prepared
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.edits import EditScript
@@ -21,12 +22,12 @@ from meristem.rewrite.errors import (
     UnsupportedOperator,
 )
 from meristem.rewrite.given import entries
-from meristem.rewrite.masks import NAME
 from meristem.rewrite.methods import Chosen, method
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import resolve
 from meristem.rewrite.split import check, fold, folded, units
 from meristem.rewrite.stacks import Stack
+from meristem.stages import Asked, Staged, carry_out, listed, parts_of
 from meristem.supplied import NOTHING, Supplied
 from meristem.widening import Widening
 
@@ -41,33 +42,33 @@ def prepare(
     supplied: Supplied = NOTHING,
     batches: Iterable[Any] | None = None,
     **options: Any,
-) -> Prepared:
-    """Resolve, solve and script a request; raises what ``meristem.plan`` documents."""
+) -> Prepared | Staged:
+    """Resolve, solve and script a request: a ``Prepared``, or a ``Staged`` where it takes several growths,
+    one after another. Raises what ``meristem.plan`` documents."""
     options["given"] = entries(options.get("given"))
     plan = Plan({}, **options)
     _check_options(plan)
-    _refuse_masks(model)
+    refuse_masks(model)
     chosen = method(plan.method)
     supplied.check(chosen)
     _check_batches(chosen, batches)
     experts, sizes = experts_wanted(model, sizes, plan)
-    outside = chosen.depth == "net2deeper"
-    listing = NET2DEEPER if outside else IMAGE if chosen.width.stretch else None
-    dimensions = {
-        d.name: d for d in (model.dimensions if listing is None else listing.dimensions(model))
-    }
+    dimensions = {d.name: d for d in listed(model, chosen)}
     try:
         wishes = resolve(list(dimensions.values()), sizes, boundary=plan.boundary)
     except PinnedDimension as error:
         raise _unsupported(dimensions, error) from None
-    if any(w.dimension.kind == "image" for w in wishes):
-        script = enlarge(model, plan, wishes, list(experts))
+    asked = Asked(plan, chosen, wishes, experts)
+    if len(parts_of(asked)) > 1:
+        return carry_out(model, asked, supplied, _measuring(batches))
+    if asked.of("image"):
+        script = enlarge(model, plan, wishes)
         prepared = Prepared(model, plan, script, {})
         if script is not None:
             check_sizes(prepared)
         return prepared
     width = [w for w in wishes if w.dimension.kind != "layers"]
-    depth = [w for w in wishes if w.dimension.kind == "layers"]
+    depth = asked.of("layers")
     periods = {n: s.period for n, s in model.stacks.items()} if depth and not chosen.parts else {}
     layers = LAYERS.solve(depth, periods)
     widening = Widening.of(model, plan, width)
@@ -123,6 +124,16 @@ def _split(model: Model, plan: Plan, script: EditScript, targets: Mapping[Stack,
     plan.weights |= {e.weight.name: e.expansion for e in script.weights}
 
 
+def _measuring(batches: Iterable[Any] | None) -> Callable[..., Any]:
+    """``prepare`` for one of several growths: batches are for that which takes them."""
+
+    def step(model: Model, sizes: Mapping[str, int | str], **options: Any) -> Prepared | Staged:
+        takes = method(options["method"]).depth == "net2deeper"
+        return prepare(model, sizes, batches=batches if takes else None, **options)
+
+    return step
+
+
 def _check_batches(chosen: Chosen, batches: Any) -> None:
     """Raises MeristemError where batches are given that the method does not use."""
     if batches is not None and chosen.depth != "net2deeper":
@@ -152,18 +163,9 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
         )
 
 
-def _refuse_masks(model: Model) -> None:
-    """What grows again has no masks: they would stay where they are."""
-    if NAME in getattr(model.carrier, "tensors", ()) or (model.plan and NAME in model.plan.clones):
-        raise NotPreserved(
-            "this model has new coordinates behind a mask: carry it to 1 with anneal(1), then grow again",
-            reason="a mask",
-        )
-
-
 def _check_options(plan: Plan) -> None:
     depth = method(plan.method).depth
-    if depth in ("stack", "split") and plan.at != "end":
+    if depth in ("stack", "split", "learned") and plan.at != "end":
         raise SizeError(
             f"at={plan.at!r} places blocks that are the identity; {depth} says itself where copies go",
             at=plan.at,

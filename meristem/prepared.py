@@ -27,6 +27,11 @@ class Prepared:
     experts: dict[str, int] = field(default_factory=dict)
 
     @property
+    def passed(self) -> list[Model]:
+        """The models between several growths."""
+        return []
+
+    @property
     def masked(self) -> bool:
         """Can the growth be carried further by moving a mask?"""
         return self.script is not None and self.script.mask is not None
@@ -41,6 +46,11 @@ class Prepared:
         """The carrier after width and upcycling."""
         script = self.upcycling
         return self.widened if script is None else self.model.side.upcycle(self.widened, script)
+
+    @cached_property
+    def carrier(self) -> Any:
+        """The carrier after everything."""
+        return self.mixed if self.depth is None else self.model.side.deepen(self.mixed, self.depth)
 
     @cached_property
     def upcycling(self) -> Any:

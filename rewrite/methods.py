@@ -22,7 +22,8 @@ class Method:
     what sums copies is shared among them. ``tolerant`` methods accept what preserves the function nearly;
     those that ``stretch`` tables of positions do not preserve it. ``donors`` are further tensors that
     recipes read: of the ``next`` block, or of other ``models``; ``settings`` are numbers of its own,
-    ``batches`` says that it learns on some."""
+    ``batches`` says that it learns on some; ``deepens`` is the method for depth that goes with it where
+    none is named."""
 
     name: str
     summary: str
@@ -34,6 +35,7 @@ class Method:
     stretch: bool = False
     settings: Mapping[str, float] = field(default_factory=dict)
     batches: bool = False
+    deepens: str = ""
 
     @property
     def preserves(self) -> bool:
@@ -151,8 +153,9 @@ METHODS: dict[str, Method] = {
             "learned",
             "new units are combinations of the old, learned on batches and folded into the weights",
             tolerant=True,
-            settings={"steps": 100, "rate": 0.01, "rank": 0, "noise": 0.03},
+            settings={"steps": 100, "rate": 0.01, "rank": 0, "noise": 0.03, "tied": 0},
             batches=True,
+            deepens="learned",
         ),
         _first(
             (), "interpolate", "as preserve, but tables of positions are stretched", stretch=True
@@ -164,6 +167,8 @@ METHODS: dict[str, Method] = {
 # What new blocks are: the identity, copies that compute in some order, or parts of the old blocks (no
 # preservation).
 DEPTH = ("identity", "cancel", "net2deeper", "stack", "split")
+# Methods of depth that change blocks which another one has copied before.
+COPIED = {"learned": "stack"}
 # What can be chosen of it, the first by default.
 CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
     # What new blocks that are the identity hold but for what is zero.
@@ -191,6 +196,16 @@ class Chosen:
     parts: bool = False
     explicit: bool = False
 
+    @property
+    def copied(self) -> str:
+        """The method of depth that copies blocks in a growth of its own before; empty for most."""
+        return COPIED.get(self.depth, "")
+
+    @property
+    def divides(self) -> bool:
+        """Do all copies of a block do together what it did, each a part of it?"""
+        return self.depth == "split"
+
 
 def method(text: str) -> Chosen:
     """The methods that ``text`` names, joined by a plus, options after a colon: ``"lemon"``, ``"stack"``,
@@ -200,21 +215,43 @@ def method(text: str) -> Chosen:
     ``rewrite.orders``. Raises MeristemError where there is no such method or option.
     """
     out = Chosen(METHODS["preserve"])
-    seen: set[str] = set()
-    for word in str(text).split("+"):
+    named = words(text)
+    for part, word in named.items():
         name, _, options = (part.strip() for part in word.partition(":"))
-        part = "depth" if name in DEPTH else "experts" if name == UPCYCLE else "width"
-        if part in seen:
-            raise MeristemError(f"method={text!r} names two methods of {part}; give one")
-        seen.add(part)
         given = dict(_option(text, w) for w in options.split(",")) if options else {}
         if part == "depth":
             out = replace(out, depth=name, **_depth(text, name, given))
         elif part == "experts":
             out = replace(out, top=_top(text, given))
+        elif part == "positions" and "width" in named:
+            _width(text, name, given)
+            out = replace(out, width=replace(out.width, stretch=True))
         else:
             out = replace(out, width=_width(text, name, given))
+    if "depth" not in named and out.width.deepens:
+        out = replace(out, depth=out.width.deepens)
     return out
+
+
+def words(text: str) -> dict[str, str]:
+    """The words that ``text`` joins, by what each is for: ``width``, ``depth``, ``experts``, or
+    ``positions`` (which stretches tables whatever the method of width).
+
+    Raises MeristemError where two are for one thing.
+    """
+    out: dict[str, str] = {}
+    for word in str(text).split("+"):
+        name = word.partition(":")[0].strip()
+        found = METHODS.get(name)
+        part = "depth" if name in DEPTH else "experts" if name == UPCYCLE else "width"
+        if found is not None and found.stretch:
+            part = "positions"
+        if part in out:
+            raise MeristemError(f"method={text!r} names two methods of {part}; give one")
+        out[part] = word.strip()
+    return dict(
+        sorted(out.items(), key=lambda item: item[0] == "positions")
+    )  # it adds to the width
 
 
 def _width(text: str, name: str, given: dict[str, str]) -> Method:
