@@ -33,6 +33,13 @@ class Lineage:
     plan: Plan
     names: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        if self.plan.stages:
+            raise MeristemError(
+                f"this growth took {len(self.plan.stages)} stages; grow by the plans in plan.stages one "
+                "after another, and do this after each"
+            )
+
     def recipe(self, source: str) -> Expansion | None:
         """The recipe of an old weight; None where it stays as it is."""
         return self.plan.weights.get(source)
