@@ -138,7 +138,8 @@ def separate(grown: Grown, module: nn.Module, optimizer: Optimizer, **settings: 
     moments are zero count their steps from zero. Until ``fuse``, split weights stand in the module's
     state dict as ``parametrizations.<weight>.original0`` (old) and ``original1`` (new).
 
-    Raises MeristemError where a setting is unknown, nothing is new, or the optimizer needs whole matrices.
+    Raises MeristemError where a setting is unknown, nothing is new, the optimizer needs whole matrices, or
+    the growth was carried out in stages.
     """
     rules_of(type(optimizer))
     unknown = settings.keys() - optimizer.param_groups[0].keys()
@@ -149,6 +150,11 @@ def separate(grown: Grown, module: nn.Module, optimizer: Optimizer, **settings: 
         )
     if any(GROWN_FROM in g for g in optimizer.param_groups):
         raise MeristemError("the optimizer has groups of new parameters already; fuse them first")
+    if len(grown.plan.steps) > 1:
+        raise MeristemError(
+            f"this growth was carried out in {len(grown.plan.steps)} stages, between which weights change "
+            "twice; call grow once for each, and separate after the last"
+        )
     new, split = _new(grown, module, optimizer)
     if not new and not split:
         raise MeristemError("nothing in this optimizer is new, so nothing can be separated")
