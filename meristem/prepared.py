@@ -11,6 +11,7 @@ from typing import Any
 from meristem.mixtures import upcycling
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
+from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.methods import method
 from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Plan
@@ -58,19 +59,39 @@ class Prepared:
         return upcycling(Model(self.widened, self.model.side), self) if self.experts else None
 
     @cached_property
+    def wide(self) -> Model:
+        """The model after width."""
+        return Model(self.widened, self.model.side)
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """Sites of the model after width (``rewrite.deeper``) by their names before.
+
+        Raises NotPreserved where width puts something between a layer and its activation.
+        """
+        before, after = list(self.model.sites), list(self.wide.sites.values())
+        if len(before) != len(after):
+            raise NotPreserved(
+                "growth in width puts operators (masks) between a layer and its activation, so that no "
+                "layer can be put behind it; grow layers in a step of their own, before",
+                reason="masks before an activation",
+            )
+        return dict(zip(before, after, strict=True))
+
+    @cached_property
     def depth(self) -> Any:
         """The depth script on the widened carrier; None without new layers."""
         if not self.layers:
             return None
         from meristem.rewrite.depth import plan_depth
 
-        wide = Model(self.widened, self.model.side)
+        wide = self.wide
         chosen = method(self.plan.method)
         if chosen.depth == "net2deeper":
             from meristem.measuring import unpacked
             from meristem.rewrite.deeper import plan_deeper
 
-            places = dict(zip(self.model.sites, wide.sites.values(), strict=True))
+            places = self.places
             sizes = {places[name]: n for name, n in self.layers.items()}
             return plan_deeper(wide.graph, sizes, unpacked(self.plan.statistics, places))
         # Widening adds operators without paths to files that have no others, so names are not asked.

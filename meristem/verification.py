@@ -181,7 +181,9 @@ class _Check:
         stacks = self.old.model.stacks
         targets = {stacks[n]: size for n, size in self.plan.sizes.items() if n in stacks}
         try:
-            return [str(site) for site in sites(graph, eq, targets, chosen, sample.arrays)]
+            native = self.old.native()
+            found = sites(graph, eq, targets, chosen, sample.arrays, native)
+            return [str(site) for site in found]
         except UnsupportedOperator as error:
             return [f"what is split was not measured one by one: {error}"]
 
