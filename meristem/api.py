@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def plan(
     given: Mapping[str, Any] | None = None,
     models: Sequence[Model] = (),
     loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
 ) -> Plan:
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
@@ -85,11 +86,13 @@ def plan(
     what their free new entries hold: "mean" (of the old), or an array, of the new coordinates along one
     axis ([new rows, hidden]) or of the whole new shape. ``models`` are the others that "fuse" sets beside
     the model; ``loss`` is what "learned" and "gradmax" lower: a function of a module that returns one
-    number. Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
+    number; ``batches`` (tuples of inputs, or dicts by their names) are what "net2deeper" measures the
+    statistics of new batch norms on. Raises SelectorError, SizeError, PinnedDimension,
+    UnsupportedOperator or NotPreserved.
     """
     options = {"boundary": boundary, "compensate": compensate, "at": at, "seed": seed}
     with in_memory(sizes):
-        supplied = Supplied(_listed(models), loss)
+        supplied = Supplied(_listed(models), loss, batches=batches)
         return prepare(model, sizes, method=method, given=given, supplied=supplied, **options).plan
 
 
@@ -99,6 +102,7 @@ def grow(
     *,
     models: Sequence[Model] = (),
     loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
     **options: Any,
 ) -> Model:
     """A larger model that computes the same function; arguments as of ``plan``.
@@ -112,13 +116,12 @@ def grow(
             given.check_models(len(_listed(models)))
             options = {**given.options, **options}
             sizes = {by_name(n): s for n, s in given.sizes.items()}
-            supplied = Supplied(_listed(models), loss, given.learned)
+            supplied = Supplied(_listed(models), loss, given.learned, batches=batches)
             prepared = prepare(model, sizes, supplied=supplied, **options)
             check_plan(given, prepared)
         else:
-            prepared = prepare(
-                model, sizes_or_plan, supplied=Supplied(_listed(models), loss), **options
-            )
+            supplied = Supplied(_listed(models), loss, batches=batches)
+            prepared = prepare(model, sizes_or_plan, supplied=supplied, **options)
         source = model if prepared.masked else None
         origin = Origin.of(model, prepared.passed)
         return Model(prepared.carrier, model.side, prepared.plan, tuple(models), source, origin)

@@ -19,7 +19,9 @@ def still_equal(clones: Iterable[Repeat], recipes: Mapping[str, Expansion]) -> I
         written = _keys(clone, recipes, "copy")
         for key, readers in _keys(clone, recipes, "share").items():
             writers = [w for w in written.get(key, []) if w not in clone.zeroed]
-            if all(w in clone.zeroed for w in readers) and all(clone.how(w).linear for w in writers):
+            if all(w in clone.zeroed for w in readers) and all(
+                clone.how(w).linear for w in writers
+            ):
                 yield from (clone.name(w.name) for w in writers)
 
 
