@@ -5,7 +5,7 @@ A new method needs a name in ``rewrite.methods`` and an entry here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from meristem.model import Model
 from meristem.passes import NET2DEEPER
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.edits import EditScript
+from meristem.rewrite.graph import Array
 from meristem.rewrite.methods import Chosen, method
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.stacks import Stack
@@ -22,6 +23,7 @@ from meristem.rewrite.stacks import Stack
 if TYPE_CHECKING:
     from meristem.prepared import Prepared
 
+Reports = Callable[[Model, Plan, Sequence[Mapping[str, Array]]], list[str]]
 Folds = Callable[[Model, Plan, EditScript, Mapping[Stack, int]], None]
 
 
@@ -64,7 +66,8 @@ def _everything(model: Model) -> list[Dimension]:
 class DepthHooks:
     """``script`` plans new layers on the model after its growth in width. ``at`` says why positions cannot
     be given; empty where they can. ``dimensions`` lists what a request may name. ``folds`` changes recipes
-    of width before, ``measures`` reads batches. ``words`` are added to what is approximate."""
+    of width before, ``measures`` reads batches. ``words`` are added to what is approximate; ``reports`` are
+    verification's, on inputs of the source."""
 
     script: Callable[[Prepared, Model], Any] = blocks
     at: str = ""
@@ -72,6 +75,7 @@ class DepthHooks:
     folds: Folds | None = None
     measures: Callable[[Prepared, Iterable[Any]], None] | None = None
     words: str = ""
+    reports: Reports | None = None
 
 
 _ORDERED = "places blocks that are the identity; {} says itself where copies go"
@@ -90,6 +94,7 @@ DEPTHS: dict[str, DepthHooks] = {
         at=_ORDERED.format("split"),
         folds=method_split.folds,
         words=", k times 1/k of every branch",
+        reports=method_split.reports,
     ),
     # Its blocks are copied by another method before (``rewrite.methods.COPIED``).
     "learned": DepthHooks(at=_ORDERED.format("learned")),

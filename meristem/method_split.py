@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
+from meristem.rewrite.errors import UnsupportedOperator
+from meristem.rewrite.graph import Array
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.split import check, fold, folded, units
+from meristem.rewrite.split_sites import sites
 from meristem.rewrite.stacks import Stack
 
 if TYPE_CHECKING:
@@ -49,4 +52,20 @@ def script(prepared: Prepared, wide: Model) -> Any:
     return made
 
 
-__all__ = ["folds", "script"]
+def reports(model: Model, plan: Plan, inputs: Sequence[Mapping[str, Array]]) -> list[str]:
+    """The predicted error of what is split beside the measured one, place by place."""
+    graph = model.graph
+    shapes = {v.name: v.shape for v in graph.inputs}
+    fitting = (x for x in inputs if {n: a.shape for n, a in x.items()} == shapes)
+    arrays = next(fitting, None)
+    if arrays is None:
+        return ["no input has the traced sizes, so what is split was not measured one by one"]
+    targets = {model.stacks[n]: size for n, size in plan.sizes.items() if n in model.stacks}
+    try:
+        found = sites(graph, model.equations, targets, method(plan.method), arrays)
+        return [str(site) for site in found]
+    except UnsupportedOperator as error:
+        return [f"what is split was not measured one by one: {error}"]
+
+
+__all__ = ["folds", "reports", "script"]
