@@ -81,8 +81,9 @@ def plan(
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n", "xf"
-    or "%n" (up to the next multiple of n). ``method`` is a name of docs/methods.md, with options after a
-    colon, and one for depth after a plus ("clone:noise=0.1+stack"). ``given`` maps names of weights to
+    or "%n" (up to the next multiple of n); what has to read other growth comes in a later stage of the
+    plan. ``method`` is a name of docs/methods.md, with options after a colon, and others for depth, experts
+    and images after a plus ("clone:noise=0.1+stack"). ``given`` maps names of weights to
     what their free new entries hold: "mean" (of the old), or an array, of the new coordinates along one
     axis ([new rows, hidden]) or of the whole new shape. ``models`` are the others that "fuse" sets beside
     the model; ``loss`` is what "learned" and "gradmax" lower: a function of a module that returns one

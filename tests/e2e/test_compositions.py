@@ -13,6 +13,7 @@ import meristem
 from meristem.rewrite.errors import MeristemError, NotPreserved, SizeError
 from tests.e2e.measure import algebra_error, run
 from tests.e2e.test_methods import model_of
+from tests.passes.mixtures import Mixture
 from tests.training.test_learned_depth import Block, Net, X, net
 from tests.verify.models import spoil
 
@@ -111,6 +112,38 @@ def test_stages_are_growths_one_after_another(tmp_path: Path) -> None:
     ((got,),) = run(big.save(tmp_path / "big.onnx"), [[X[:4]]], optimised=False)
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(got), grown.module()(X[:4]))
+
+
+class Mixed(nn.Module):
+    """Tokens to scores, each block a mixture of experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(11, 6), nn.Linear(6, 3)
+        self.norms = nn.ModuleList(nn.LayerNorm(6) for _ in range(2))
+        self.blocks = nn.ModuleList(Mixture("softmax_topk_normed", "chosen") for _ in range(2))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.embed(tokens)
+        for norm, block in zip(self.norms, self.blocks, strict=True):
+            x = x + block(norm(x))
+        return self.head(x)
+
+
+@pytest.mark.full
+def test_more_experts_in_more_layers(tmp_path: Path) -> None:
+    tokens = torch.arange(9) % 11
+    torch.manual_seed(0)
+    model = meristem.trace(Mixed().eval(), (tokens,))
+    sizes: dict[str, int | str] = {"experts": 8, "expert_mlp": 12, "hidden": 9, "layers": 3}
+    grown = meristem.grow(model, sizes)
+    assert not grown.plan.stages, "blocks are copied with the experts that they have by then"
+    assert algebra_error(model, grown, tokens) <= LIMIT
+    assert grown.state_dict()["blocks.2.up"].shape == (8, 12, 9)
+    report = meristem.verify(model, grown, runtime="torch")
+    assert report.ok, str(report)
+    file = meristem.load(model.save(tmp_path / "small.onnx"))
+    assert meristem.verify(file, meristem.grow(file, grown.plan)).ok
 
 
 def test_growth_in_stages_is_checked_as_a_whole() -> None:
