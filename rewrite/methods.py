@@ -201,6 +201,11 @@ class Chosen:
         """The method of depth that copies blocks in a growth of its own before; empty for most."""
         return COPIED.get(self.depth, "")
 
+    @property
+    def divides(self) -> bool:
+        """Do all copies of a block do together what it did, each a part of it?"""
+        return self.depth == "split"
+
 
 def method(text: str) -> Chosen:
     """The methods that ``text`` names, joined by a plus, options after a colon: ``"lemon"``, ``"stack"``,

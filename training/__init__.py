@@ -1,4 +1,6 @@
-"""What belongs to a run besides growth: optimizers, averages, schedules; what is learned on batches."""
+"""What belongs to a run besides growth: optimizers, averages, schedules, triggers, cost; what is learned
+on batches. Names are loaded at their first use; triggers, schedules and ledgers need no torch.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,24 @@ _NAMES = {
     "register_state": "states",
     "carry_average": "weights",
     "carry_scheduler": "scheduler",
-    "separate": "separate",
-}
+    "separate": "parts",
+    # triggers
+    "ActivationRank": "triggers", "AtFlops": "triggers", "AtStep": "triggers", "AtTokens": "triggers",
+    "Decision": "triggers", "Every": "triggers", "GradMaxScore": "triggers", "Mixing": "triggers",
+    "Plateau": "triggers", "Proportional": "triggers", "Score": "triggers", "Slope": "triggers",
+    "Stacking": "triggers", "Trigger": "triggers", "Watch": "triggers", "activation_rank": "triggers",
+    "mixing_time": "triggers", "proportional": "triggers", "stacking_tokens": "triggers",
+    "trigger_from": "triggers",
+    # what they measure
+    "Curve": "curve", "fit_curve": "curve", "Activations": "measure", "growth_scores": "measure",
+    # schedules
+    "Schedule": "schedule", "Stage": "schedule", "Progress": "progress",
+    "Overshoot": "rewarm", "Ramp": "rewarm", "Rewarmed": "rewarm", "Scaled": "rewarm", "WSD": "rewarm",
+    # cost
+    "Count": "flops", "count_step": "flops", "counted": "flops", "Ledger": "ledger", "Saving": "ledger",
+    # search
+    "Space": "study.space", "search": "study.search", "Found": "study.trials", "draw": "study.picture",
+}  # fmt: skip
 
 __all__ = sorted(_NAMES)
 

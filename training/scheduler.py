@@ -42,7 +42,7 @@ def carry_scheduler(old: Any, optimizer: Optimizer) -> Any:
         )
     _count_steps(before, optimizer)
     out = deepcopy(old, {id(before): optimizer})
-    _fit(out, len(before.param_groups), groups)
+    _fit(out, len(own), groups)
     return out
 
 
@@ -58,11 +58,11 @@ def _count_steps(before: Optimizer, after: Optimizer) -> None:
 
 
 def _fit(scheduler: Any, count: int, groups: list[dict[str, Any]]) -> None:
-    """What is kept for each of ``count`` groups, for the groups that there are now."""
+    """What is kept for each of the first ``count`` groups, for all that there are now."""
     sources = [g.get(GROWN_FROM, i) for i, g in enumerate(groups)]
     for name in _BY_GROUP:
         values = getattr(scheduler, name, None)
-        if isinstance(values, list) and len(values) == count:
+        if isinstance(values, list) and len(values) >= count:
             values = [values[i] for i in sources]
             if name == "base_lrs":  # a group may have been split off with another rate
                 rates = [g.get("initial_lr") if GROWN_FROM in g else None for g in groups]
