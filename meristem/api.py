@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from meristem.carrying import Origin
 from meristem.model import Model, in_memory
 from meristem.preparation import prepare
 from meristem.prepared import Prepared
@@ -119,7 +120,8 @@ def grow(
                 model, sizes_or_plan, supplied=Supplied(_listed(models), loss), **options
             )
         source = model if prepared.masked else None
-        return Model(_apply(model, prepared), model.side, prepared.plan, tuple(models), source)
+        carrier, origin = _apply(model, prepared), Origin.of(model)
+        return Model(carrier, model.side, prepared.plan, tuple(models), source, origin)
 
 
 def _listed(models: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -15,6 +16,7 @@ from meristem.rewrite.graph import Graph
 from meristem.rewrite.plan import Plan
 
 if TYPE_CHECKING:
+    from meristem.carrying import Origin
     from meristem.rewrite.deeper import Site
     from meristem.rewrite.grids import Images
     from meristem.rewrite.stacks import Stack
@@ -25,8 +27,8 @@ class Model:
     """A traced or loaded model. It is never changed; growing gives a new one.
 
     ``plan`` is what the growth that made it did, or None; ``others`` are the models that were fused with
-    its source, ``source`` is what masked growth started from. From torch every output exists; from ONNX
-    ``save`` and ``state_dict`` do.
+    its source, ``source`` is what masked growth started from, ``origin`` what it remembers of the model
+    that grew. From torch every output exists; from ONNX ``save`` and ``state_dict`` do.
     """
 
     def __init__(
@@ -36,12 +38,15 @@ class Model:
         plan: Plan | None = None,
         others: tuple[Model, ...] = (),
         source: Model | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.carrier = carrier
         self.side = side
         self.plan = plan
         self.others = others
         self.source = source
+        self.origin = origin
+        self._module: weakref.ref[Any] | None = None
 
     @cached_property
     def graph(self) -> Graph:
@@ -123,7 +128,49 @@ class Model:
         Each call gives a module of its own tensors: training it changes neither the model nor the
         module that was traced.
         """
-        return self.side.module(self.carrier)
+        module = self.side.module(self.carrier)
+        self._module = weakref.ref(module)
+        return module
+
+    @property
+    def last_module(self) -> Any:
+        """What ``module()`` gave last, if someone keeps it, else None."""
+        return self._module() if self._module is not None else None
+
+    def optimizer(
+        self, old: Any, *, new: str = "mean", module: Any = None, source: Any = None
+    ) -> Any:
+        """An optimizer that goes on where ``old``, that of the model that grew, stopped.
+
+        It has the same class, groups and hyper-parameters, over the parameters of ``module`` (default:
+        what ``module()`` gave last). State follows each weight's recipe: moments of old entries with the
+        factors of their gradients, step counts as they are. Entries without a past have a first moment of
+        zero; ``new`` says what their second moment is: "mean" of the old entries that they extend, "zero",
+        or "asymmetric", where replicas begin at zero too (docs/training/optimizer.md). ``source`` is the
+        module that ``old`` optimises, where it is not the one that was traced. Nothing of ``old`` changes.
+
+        Raises MeristemError where ``old`` does not belong to the model, its class or something of its state
+        is not known, or a state has another shape than its weight.
+        """
+        from meristem.carrying import optimizer
+
+        return optimizer(self, old, module, source, new)
+
+    def optimizer_state(
+        self, state: Mapping[str, Any], kind: type, *, new: str = "mean"
+    ) -> dict[str, Any]:
+        """The same for the state of an optimizer of the class ``kind`` by names, which
+        ``torch.distributed.checkpoint.state_dict`` gives with full_state_dict=True."""
+        from meristem.carrying import optimizer_state
+
+        return optimizer_state(self, state, kind, new)
+
+    def carry(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """Other weights of the source's names (an average of the run, say) through this growth: a state
+        dict of the grown module. Raises MeristemError where they do not fit."""
+        from meristem.carrying import carry
+
+        return carry(self, weights)
 
     @property
     def exported_program(self) -> Any:

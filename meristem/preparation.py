@@ -92,6 +92,7 @@ def _report_depth(prepared: Prepared, dimensions: Mapping[str, Dimension]) -> No
     named = ((dimensions[n], s) for n, s in prepared.layers.items())
     plan.changes += [Change(d.name, "layers", d.place, d.size, s) for d, s in named]
     plan.clones |= prepared.sources
+    plan.moves |= prepared.moves
     plan.added += depth.added
     split = method(plan.method).depth == "split"
     plan.approximate += [

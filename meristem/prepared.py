@@ -74,18 +74,25 @@ class Prepared:
         )
 
     @property
-    def sources(self) -> dict[str, tuple[str, str]]:
-        """For every stored name that depth adds or moves: the name that it has before depth, and
-        the text of its recipe (``rewrite.made``). A gate has no source."""
-        script = self.depth
-        out: dict[str, tuple[str, str]] = {}
+    def moves(self) -> dict[str, str]:
+        """Stored names that new layers push on: new name -> old name."""
+        pairs = ((self.depth.moved(name), name) for name in self._names)
+        return {new: old for new, old in pairs if new != old}
+
+    @property
+    def _names(self) -> list[str]:
+        """Every stored name of the source."""
         graph = self.model.graph
         names = [n for w in (*graph.weights, *graph.unused) for n in w.names]
         # Small constants are no weights of the view, but a torch program stores them by name.
-        names = list(dict.fromkeys([*names, *getattr(self.model.carrier, "tensors", ())]))
-        for name in names:
-            if script.moved(name) != name:
-                out[script.moved(name)] = (name, "copy")
+        return list(dict.fromkeys([*names, *getattr(self.model.carrier, "tensors", ())]))
+
+    @property
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """For every stored name that depth adds or moves: the name that it has before depth, and
+        the text of its recipe (``rewrite.made``). A gate has no source."""
+        script, names = self.depth, self._names
+        out = {new: (old, "copy") for new, old in self.moves.items()}
         for clone in script.clones:
             made = {n: m.text for w, m in clone.made.items() for n in w.names}
             origins = {n: o.name for w, o in clone.origins.items() for n in w.names}

@@ -87,6 +87,7 @@ def anneal(model: Model, t: float, weights: Mapping[str, Any] | None) -> Model:
     words = [w for w in plan.method.split("+") if w.partition(":")[0].strip() != "masked"]
     options = {**plan.options, "method": "+".join([f"masked:mask={t!r}", *words])}
     out = grow(source, {by_name(n): s for n, s in plan.sizes.items()}, **options)
+    out.origin = model.origin
     if weights is not None:
         own = out.state_dict()
         kept = {n: w for n, w in weights.items() if n != NAME}

@@ -124,7 +124,8 @@ class Expansion:
         if tuple(old.shape) != self.old_shape:
             raise ValueError(f"{self.name}: stored shape {old.shape}, recipe for {self.old_shape}")
         if self.rule:
-            return self._continued(old, target)
+            longer, rest = self.continued(old)
+            return rest._apply(longer, target)
         out = self.core(old, target)
         for axis, lift in enumerate(self.axes):
             if lift.shares:
@@ -134,8 +135,8 @@ class Expansion:
                 out = np.moveaxis(np.tensordot(matrix, out.astype(np.float64), (1, axis)), 0, axis)
         return out.astype(target, copy=False)
 
-    def _continued(self, old: Array, target: Any) -> Array:
-        """First the axes of the rule, then the others, for which all of these are old."""
+    def continued(self, old: Array) -> tuple[Array, Expansion]:
+        """First the axes of the rule; then the others have a recipe for which all of these are old."""
         sizes = {a: self.axes[a].size for a in self.along}
         if self.rule == GRID:
             longer = np.asarray(old, np.float64)
@@ -150,7 +151,7 @@ class Expansion:
         def kept(index: tuple[int, ...]) -> bool:
             return not any(index[a] for a in sizes)
 
-        rest = replace(
+        return longer, replace(
             self,
             axes=axes,
             fills={i: f for i, f in self.fills.items() if kept(i)},
@@ -158,7 +159,6 @@ class Expansion:
             rule="",
             along=(),
         )
-        return rest._apply(longer, target)
 
     def core(self, old: Array, target: Any) -> Array:
         """Block by block, before axes are shared or mapped."""

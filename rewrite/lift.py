@@ -78,6 +78,18 @@ class Lift:
         """For every new coordinate the one of ``core`` of which it holds a share."""
         return _shared(self.term)
 
+    def after_core(self) -> Array:
+        """For every new coordinate the one of ``core`` that it is or shares; -1 where a matrix makes it."""
+        return _after_core(self.term)
+
+    def counts(self) -> Array:
+        """For every new coordinate how many of them, itself among them, hold all that it holds."""
+        return _counts(self.term)
+
+    def kept(self) -> Array:
+        """Where the old coordinates are, in their order."""
+        return np.flatnonzero(self.coordinates()[0] >= 0)
+
 
 def replicas(old: int, count: int, key: str) -> Array:
     """Which of ``old`` coordinates each of ``count`` new ones repeats.
@@ -154,6 +166,24 @@ def _shared(term: Any) -> Array:
     if is_leaf(term):
         return np.arange(term[2])
     return _joined(term, [_shared(p) for p in term[1:]], [_size(_core(p), 2) for p in term[1:]])
+
+
+def _after_core(term: Any) -> Array:
+    if term[0] in ("write", "read"):
+        return np.concatenate([np.arange(term[1]), np.full(term[2] - term[1], -1)])
+    if is_leaf(term):
+        return _shared(term)
+    return _joined(term, [_after_core(p) for p in term[1:]], [_size(_core(p), 2) for p in term[1:]])
+
+
+def _counts(term: Any) -> Array:
+    if term[0] == "copy":
+        _, old, new, key = term
+        return copies(old, new, key)[[*range(old), *replicas(old, new - old, key)]]
+    if is_leaf(term):
+        return np.ones(term[2], np.int64)
+    parts = [_counts(p) for p in term[1:]]
+    return np.concatenate(parts) if term[0] == "cat" else reduce(np.kron, parts)
 
 
 def _replica(term: Any) -> Array:

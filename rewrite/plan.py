@@ -40,7 +40,8 @@ class Plan:
     new coordinates what it needed and how that is met; ``locked`` names weights whose copies stay equal
     under training; ``approximate`` says what does not preserve the function; ``saddles`` products whose
     new weights could never train; ``unused`` weights that the model carries without using; ``maps`` are
-    learned matrices by name (``rewrite.maps``), which its recipes name.
+    learned matrices by name (``rewrite.maps``), which its recipes name; ``moves`` are names of
+    weights that new layers push on (new name -> old name), which ``clones`` has too.
     """
 
     sizes: dict[str, int]
@@ -63,6 +64,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     maps: dict[str, str] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
+    moves: dict[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -176,6 +178,7 @@ _TYPES: dict[str, type] = {
     "clones": dict,
     "maps": dict,
     "given": dict,
+    "moves": dict,
     "changes": list,
     "method": str,
     "boundary": str,
