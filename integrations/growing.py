@@ -41,7 +41,7 @@ class Way:
     """
 
     rebuild: Rebuild | None = None
-    new: str = "zero"
+    new: str = "mean"
     loss: Callable[[Any], Any] | None = None
     models: tuple[Any, ...] = ()
 
@@ -100,7 +100,7 @@ def _grow(
         larger = rebuilt(way.rebuild, module, larger, plan, (args, kwargs))
     larger.train(training)
     larger_optimizer, larger_scheduler = carried(
-        grown, module, larger, optimizer, scheduler, way.new
+        grown, larger, optimizer, scheduler, way.new
     )
     entry = {
         "step": step,

@@ -14,6 +14,7 @@ from meristem.integrations.calls import Caught
 from meristem.integrations.growing import Grown, Way, grow, refuse_example, replay
 from meristem.integrations.history import History
 from meristem.integrations.stages import Stage, Stages
+from meristem.training import checkpoint
 
 try:
     from lightning.pytorch import Callback
@@ -52,7 +53,7 @@ class LightningGrowth(Callback):  # type: ignore[misc]
         rebuild: Any = None,
         example: Any = None,
         watch: str | None = None,
-        new: str = "zero",
+        new: str = "mean",
         loss: Any = None,
         models: tuple[Any, ...] = (),
     ) -> None:
@@ -119,12 +120,14 @@ class LightningGrowth(Callback):  # type: ignore[misc]
             "history": self.history.to_data(),
             "stages": self.stages.state_dict(),
             "example": example,
+            "random": checkpoint.random_state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.stages.load_state_dict(state_dict["stages"])
         if state_dict["example"] is not None:
             self.example = (tuple(state_dict["example"][0]), dict(state_dict["example"][1]))
+        checkpoint.set_random_state(state_dict["random"])  # Lightning does not keep them
 
     # -- growing -------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class Run:
         *,
         example: Any,
         rebuild: Any = None,
-        new: str = "zero",
+        new: str = "mean",
         loss: Any = None,
         models: tuple[Any, ...] = (),
     ) -> None:

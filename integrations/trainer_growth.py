@@ -56,7 +56,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         rebuild: Any = None,
         example: Any = None,
         watch: str = "loss",
-        new: str = "zero",
+        new: str = "mean",
         loss: Any = None,
         models: tuple[Any, ...] = (),
     ) -> None:
