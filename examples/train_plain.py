@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from meristem.integrations import Run, Stage, Stages
-from meristem.integrations.stages import AtStep
+from meristem.integrations import Run
+from meristem.training import AtStep, Progress, Schedule, Stage
 
 CONTEXT, BATCH, STEPS, EVERY, KEEP = 6, 32, 60, 8, 3
 
@@ -69,24 +69,25 @@ def train(folder: Path, told: Callable[[str], Any] = print) -> float:
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     inputs, targets = batches()
     run = Run(module, optimizer, scheduler, example=(inputs[:4],))
-    stages = Stages([Stage({"mlp": "x2"}, AtStep(20)), Stage({"layers": 3}, AtStep(40))])
+    stages = [Stage({"mlp": "x2"}, AtStep(20)), Stage({"layers": 3}, AtStep(40))]
+    progress = Progress(Schedule(stages))
 
     saved = run.resume(folder)
     if saved:
-        stages.load_state_dict(saved["triggers"])
+        progress.load_state_dict(saved["schedule"])
         told(f"resumed at step {run.step}, after {run.stage} growths")
     order = torch.Generator().manual_seed(1)
     picks = torch.randint(0, len(inputs), (STEPS, BATCH), generator=order)
 
     value = float("nan")
     while run.step < STEPS:
-        if stages.update(step=run.step):
-            run.save(folder, run.step, triggers=stages.state_dict(), keep=KEEP)
+        if progress.update(step=run.step):
+            run.save(folder, run.step, schedule=progress.state_dict(), keep=KEEP)
             told(f"growing at step {run.step}")
-            entry = run.grow(stages.next.sizes)
-            stages.grown()
+            entry = run.grow(progress.stage.sizes, **progress.stage.arguments)
+            progress.advance()
             told("parameters: {:,} -> {:,}".format(*entry["parameters"]))
-            run.save(folder, run.step, triggers=stages.state_dict(), keep=KEEP)
+            run.save(folder, run.step, schedule=progress.state_dict(), keep=KEEP)
         run.module.train()
         pick = picks[run.step]
         loss = F.cross_entropy(run.module(inputs[pick]), targets[pick])
@@ -98,7 +99,7 @@ def train(folder: Path, told: Callable[[str], Any] = print) -> float:
         value = loss.item()
         told(f"step {run.step}: loss {value:.4f}")
         if run.step % EVERY == 0:
-            run.save(folder, run.step, triggers=stages.state_dict(), keep=KEEP)
+            run.save(folder, run.step, schedule=progress.state_dict(), keep=KEEP)
     return value
 
 

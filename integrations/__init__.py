@@ -11,8 +11,6 @@ from typing import Any
 _NAMES = {
     "Run": "run",
     "History": "history",
-    "Stage": "stages",
-    "Stages": "stages",
     "from_config": "rebuilding",
     "TrainerGrowth": "trainer_growth",
     "LightningGrowth": "lightning_growth",

@@ -13,8 +13,8 @@ import meristem
 from meristem.integrations.calls import Caught
 from meristem.integrations.growing import Grown, Way, grow, refuse_example, replay
 from meristem.integrations.history import History
-from meristem.integrations.stages import Stage, Stages
-from meristem.training import checkpoint
+from meristem.integrations.watching import observe, refuse_needs
+from meristem.training import Progress, Schedule, checkpoint
 
 try:
     from lightning.pytorch import Callback
@@ -32,7 +32,7 @@ Configured = Callable[[Any, Any], Any]
 class LightningGrowth(Callback):  # type: ignore[misc]
     """A callback that grows the network of a LightningModule when a trigger fires.
 
-        growth = LightningGrowth([Stage({"mlp": "x2"}, AtStep(1000))], module="net")
+        growth = LightningGrowth(Schedule([Stage({"mlp": "x2"}, AtStep(1000))]), module="net")
         Trainer(callbacks=[growth, ModelCheckpoint(...)]).fit(LitModel(), loader)
 
     ``module`` is where the network is in the LightningModule. Between two steps it is traced and grown, and
@@ -47,7 +47,7 @@ class LightningGrowth(Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        schedule: Schedule,
         *,
         module: str = "model",
         rebuild: Any = None,
@@ -57,7 +57,8 @@ class LightningGrowth(Callback):  # type: ignore[misc]
         loss: Any = None,
         models: tuple[Any, ...] = (),
     ) -> None:
-        self.stages = Stages(stages)
+        refuse_needs(schedule, ("step", "loss"))
+        self.progress = Progress(schedule)
         self.way = Way(rebuild, new, loss, tuple(models))
         self.example = None if example is None else refuse_example(example)
         self.where, self.watch = module, watch
@@ -118,13 +119,13 @@ class LightningGrowth(Callback):  # type: ignore[misc]
         example = None if self.example is None else [list(self.example[0]), self.example[1]]
         return {
             "history": self.history.to_data(),
-            "stages": self.stages.state_dict(),
+            "progress": self.progress.state_dict(),
             "example": example,
             "random": checkpoint.random_state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.stages.load_state_dict(state_dict["stages"])
+        self.progress.load_state_dict(state_dict["progress"])
         if state_dict["example"] is not None:
             self.example = (tuple(state_dict["example"][0]), dict(state_dict["example"][1]))
         checkpoint.set_random_state(state_dict["random"])  # Lightning does not keep them
@@ -133,29 +134,28 @@ class LightningGrowth(Callback):  # type: ignore[misc]
 
     def _ask(self, trainer: Any, pl_module: Any, loss: Any) -> None:
         value = None if loss is None else float(loss)
-        stage = self.stages.next
-        last = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-        if stage is None or last or ("loss" in stage.trigger.needs and value is None):
+        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
             return
-        if self.stages.update(step=trainer.global_step, loss=value):
-            self._grow(trainer, pl_module, stage)
+        if observe(self.progress, step=trainer.global_step, loss=value):
+            self._grow(trainer, pl_module)
 
-    def _grow(self, trainer: Any, pl_module: Any, stage: Stage) -> None:
+    def _grow(self, trainer: Any, pl_module: Any) -> None:
+        stage = self.progress.stage
+        assert stage is not None
         if self.example is None:
             raise meristem.MeristemError(
                 "no batch of at least 2 was seen to trace the network with; give example="
             )
         optimizer, config = _one(trainer.optimizers, trainer.lr_scheduler_configs)
-        options = {"method": stage.method, **stage.options}
         grown = grow(
             self._net(pl_module), optimizer, config and config.scheduler, self.history, stage.sizes,
-            self.example, self.way, step=trainer.global_step, **options,
+            self.example, self.way, step=trainer.global_step, **stage.arguments,
         )  # fmt: skip
         self._put(pl_module, grown)
         trainer.optimizers = [grown.optimizer]
         if config is not None:
             config.scheduler = grown.scheduler
-        self.stages.grown()
+        self.progress.advance()
         before, after = self.growths[-1]["parameters"]
         said = {"growth": self.history.stage, "parameters_before": before, "parameters": after}
         for logger in trainer.loggers:

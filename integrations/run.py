@@ -78,18 +78,19 @@ class Run:
         step: int,
         position: Any = None,
         *,
-        triggers: Mapping[str, Any] | None = None,
+        schedule: Mapping[str, Any] | None = None,
         keep: int | None = None,
     ) -> Path:
         """Write a checkpoint (``training.checkpoint.save``) with the growths so far.
 
-        ``position`` is where the data is, ``triggers`` what should be saved with it, both plain data.
+        ``position`` is where the data is, ``schedule`` the state of the
+        growth schedule (``training.Progress``), both plain data.
         """
         self.step = step
         data = {
             "history": self.history.to_data(),
             "position": position,
-            "triggers": dict(triggers or {}),
+            "schedule": dict(schedule or {}),
         }
         tensors = {"example": [list(self.example[0]), self.example[1]]}
         now = (self.module, self.optimizer, self.scheduler)
@@ -99,7 +100,7 @@ class Run:
         """Go on from a checkpoint, or from the last complete one of a folder; None where there is none.
 
         The growths are repeated on the module that the run was constructed with, then everything is
-        loaded. Returns {"step", "position", "triggers"}. Raises CarrierError where the checkpoint is of
+        loaded. Returns {"step", "position", "schedule"}. Raises CarrierError where the checkpoint is of
         another model or optimizer; then nothing has changed.
         """
         saved = checkpoint.load(source)
@@ -117,7 +118,7 @@ class Run:
         checkpoint.restore(saved, grown.module, grown.optimizer, grown.scheduler)
         self._take(grown)
         self.step = saved.step
-        return {"step": saved.step, **{k: saved.data[k] for k in ("position", "triggers")}}
+        return {"step": saved.step, **{k: saved.data[k] for k in ("position", "schedule")}}
 
     def _take(self, grown: Any) -> None:
         self.module, self.optimizer, self.scheduler = grown.module, grown.optimizer, grown.scheduler

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import meristem
 from meristem.integrations.calls import Caught, as_called
 from meristem.integrations.growing import Grown, Way, grow, refuse_example, replay
 from meristem.integrations.history import History
-from meristem.integrations.stages import Stage, Stages
+from meristem.integrations.watching import observe, refuse_needs
+from meristem.training import Progress, Schedule
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerState
@@ -28,12 +28,14 @@ except ImportError as error:
     ) from error
 
 STATE, EXAMPLE = "trainer_state.json", "growth_example.pt"
+# What a Trainer measures of itself; tokens only with include_num_input_tokens_seen.
+SEEN = ("step", "tokens", "loss")
 
 
 class TrainerGrowth(TrainerCallback, ExportableState):
     """A callback that grows the model of a Trainer, and the loop around ``Trainer.train`` that this takes.
 
-        growth = TrainerGrowth([Stage({"mlp": "x2"}, AtStep(1000))])
+        growth = TrainerGrowth(Schedule([Stage({"mlp": "x2"}, AtStep(1000))]))
         trainer = Trainer(model, args, train_dataset=..., callbacks=[growth])
         growth.train(trainer)                               # in place of trainer.train()
         growth.train(trainer, resume_from_checkpoint=True)  # after a crash, with the small model again
@@ -51,7 +53,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        schedule: Schedule,
         *,
         rebuild: Any = None,
         example: Any = None,
@@ -60,7 +62,8 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         loss: Any = None,
         models: tuple[Any, ...] = (),
     ) -> None:
-        self.stages = Stages(stages)
+        refuse_needs(schedule, SEEN)
+        self.progress = Progress(schedule)
         self.way = Way(rebuild, new, loss, tuple(models))
         self.example = None if example is None else refuse_example(example)
         self.watch = watch
@@ -100,7 +103,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         try:
             if path is not None:
                 self._construct(trainer, Path(path))
-            if self.stages.due and path is not None:
+            if self.progress.due and path is not None:
                 path = self._load_and_grow(trainer, Path(path))
             while True:
                 output = trainer.train(resume_from_checkpoint=path and str(path), **kwargs)
@@ -163,7 +166,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
                 trainer.create_optimizer()
             now = (trainer.model, _plain(trainer.optimizer), trainer.lr_scheduler)
             self._put(trainer, replay(history, *now, self.example, self.way))
-        self.stages.load_state_dict(saved["stages"])
+        self.progress.load_state_dict(saved["progress"])
         self.history = history
 
     def _load_and_grow(self, trainer: Any, path: Path) -> Path:
@@ -183,19 +186,18 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         The checkpoint at ``path`` stays as it is, with its growth due: a run that dies before the next one
         grows again. The folder is none of the Trainer's checkpoints, and is gone after the next step.
         """
-        stage = self.stages.next
+        stage = self.progress.stage
         if stage is None or self.example is None:
             raise meristem.MeristemError(
                 "no batch of at least 2 was seen to trace the model with; give example="
             )
         now = (trainer.model, _plain(trainer.optimizer), trainer.lr_scheduler)
         step = trainer.state.global_step
-        options = {"method": stage.method, **stage.options}
         grown = grow(
-            *now, self.history, stage.sizes, self.example, self.way, step=step, **options
+            *now, self.history, stage.sizes, self.example, self.way, step=step, **stage.arguments
         )
         self._put(trainer, grown)
-        self.stages.grown()
+        self.progress.advance()
         self._announce.append(self.growths[-1])
         folder = Path(trainer.args.output_dir) / f".grown-{step}"
         if trainer.args.should_save:
@@ -240,7 +242,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What goes into the checkpoint's ``trainer_state.json``."""
-        return {"history": self.history.to_data(), "stages": self.stages.state_dict()}
+        return {"history": self.history.to_data(), "progress": self.progress.state_dict()}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._trainer is None:
@@ -260,14 +262,12 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         self._drop_interim()
         if self._caught is not None and self._caught.example is not None:
             self.example, self._caught = self._caught.example, None
-        stage = self.stages.next
-        if stage is not None and "loss" not in stage.trigger.needs:
+        if "loss" not in self.progress.needs:
             self._ask(state, control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        stage = self.stages.next
         training = self._trainer is not None and self._trainer.is_in_train
-        if training and stage is not None and "loss" in stage.trigger.needs and self.watch in logs:
+        if training and "loss" in self.progress.needs and self.watch in logs:
             self._ask(state, control, loss=logs[self.watch])
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -286,7 +286,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         tokens = state.num_input_tokens_seen or None
         if self._waiting or state.global_step >= state.max_steps:
             return
-        if self.stages.update(step=state.global_step, tokens=tokens, loss=loss):
+        if observe(self.progress, step=state.global_step, tokens=tokens, loss=loss):
             self._waiting = True
             control.should_save = control.should_training_stop = True
 
