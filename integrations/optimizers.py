@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 
 import meristem
+from meristem.training import carry_scheduler
 
 
 def carried(
@@ -22,11 +22,7 @@ def carried(
     if optimizer is None:
         return None, None
     made = grown.optimizer(optimizer, new=new, module=larger)
-    if scheduler is None:
-        return made, None
-    out = copy.copy(scheduler)
-    out.optimizer = made
-    return made, out
+    return made, None if scheduler is None else carry_scheduler(scheduler, made)
 
 
 __all__ = ["carried"]

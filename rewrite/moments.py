@@ -9,7 +9,7 @@ entries:
     repeated   1 / m      m equal entries share the gradient, where what sums them shares evenly
 
 First moments follow R, second moments R * R, entry by entry (Staged Training, arXiv:2203.06211, has the
-case of one factor). What is drawn, zero, a mean or given has no past: the caller chooses what it begins with.
+case of one factor). What is drawn, zero, a mean or given has no past: the caller chooses how it begins.
 """
 
 from __future__ import annotations

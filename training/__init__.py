@@ -10,7 +10,8 @@ from typing import Any
 
 _NAMES = {
     # what belongs to a run besides its weights
-    "register_state": "states", "carry_average": "weights",
+    "register_state": "states", "carry_average": "weights", "carry_scheduler": "scheduler",
+    "separate": "parts",
     # triggers
     "ActivationRank": "triggers", "AtFlops": "triggers", "AtStep": "triggers", "AtTokens": "triggers",
     "Decision": "triggers", "Every": "triggers", "GradMaxScore": "triggers", "Mixing": "triggers",

@@ -107,7 +107,7 @@ class Carry:
         for key, value in state.items():
             rule = self.rules[key]
             if value is None or rule == "step" or (recipe is None and among == 1):
-                out[key] = _own(value)
+                out[key] = own(value)
             elif rule in POWERS:
                 out[key] = _like(_lift(_wide(value), recipe, POWERS[rule], self.new, among), value)
             elif rule == "average":
@@ -152,8 +152,9 @@ def _like(x: Array, old: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(x)).to(old.device, old.dtype)
 
 
-def _own(value: Any) -> Any:
+def own(value: Any) -> Any:
+    """A number or a tensor that shares nothing."""
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
-__all__ = ["Carry", "Group", "State"]
+__all__ = ["Carry", "Group", "State", "own"]

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from meristem.rewrite.errors import MeristemError
 from meristem.training.carry import Carry, Group, State
+from meristem.training.carry import own as _own
 from meristem.training.lineage import Lineage
 from meristem.training.states import rules_of
 
@@ -41,7 +42,7 @@ def carry_optimizer(
     groups, states, shapes = [], {}, {}
     for number, group in enumerate(old.param_groups):
         known = [_known(p, names, lineage, number) for p in group["params"]]
-        groups.append({**group, "params": known})
+        groups.append({k: _own(v) for k, v in group.items() if k != "params"} | {"params": known})
         for name, p in zip(known, group["params"], strict=True):
             shapes[name] = tuple(p.shape)
             if old.state.get(p):
