@@ -13,7 +13,7 @@ import meristem
 
 
 class Caught:
-    """The first call of a module with a batch of at least 2, kept as an example; then nothing is watched."""
+    """The first call of a module with a batch of at least 2, kept as an example."""
 
     def __init__(self, module: nn.Module, drop: tuple[str, ...] = ()) -> None:
         self.example: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -43,7 +43,7 @@ class _Arguments:
         missing = [k for k in self.names if k not in given]
         if odd or missing:
             raise meristem.CarrierError(
-                f"the grown program takes {', '.join(self.names)}, as in the batch that it was traced with; "
+                f"the grown program takes {', '.join(self.names)}, as in its example; "
                 + (f"{', '.join(odd)} is unknown to it" if odd else f"{missing[0]} is missing")
                 + "; give rebuild= to train your own class, which takes any of its arguments"
             )

@@ -99,9 +99,7 @@ def _grow(
     if way.rebuild is not None:
         larger = rebuilt(way.rebuild, module, larger, plan, (args, kwargs))
     larger.train(training)
-    larger_optimizer, larger_scheduler = carried(
-        grown, larger, optimizer, scheduler, way.new
-    )
+    larger_optimizer, larger_scheduler = carried(grown, larger, optimizer, scheduler, way.new)
     entry = {
         "step": step,
         "method": plan.method,
@@ -111,7 +109,10 @@ def _grow(
         "seconds": time.perf_counter() - began,
     }
     return Grown(
-        larger, larger_optimizer, larger_scheduler, history.followed_by(plan, way.new, larger, entry)
+        larger,
+        larger_optimizer,
+        larger_scheduler,
+        history.followed_by(plan, way.new, larger, entry),
     )
 
 
@@ -139,8 +140,8 @@ def replay(
         then, now = history.programs[at], mark(grown.module)
         if then != now and then.rpartition(" ")[0] == now.rpartition(" ")[0]:
             raise meristem.CarrierError(
-                f"growth {at + 1} gives another program than the one that was trained; construct the model, "
-                "and give rebuild=, as the run did"
+                f"growth {at + 1} gives another program than the one that was trained; construct the "
+                "model, and give rebuild=, as the run did"
             )
     return replace(grown, history=history)
 
@@ -171,8 +172,8 @@ def refuse_example(example: Any) -> Example:
     if isinstance(example, tuple) and example:
         return example, {}
     raise meristem.MeristemError(
-        f"example={type(example).__name__} is no call of the module; give a tensor, a tuple of arguments, a "
-        "dict of keyword arguments, or both as (args, kwargs), of a batch of at least 2"
+        f"example={type(example).__name__} is no call of the module; give a tensor, a tuple of arguments, "
+        "a dict of keyword arguments, or both as (args, kwargs), of a batch of at least 2"
     )
 
 

@@ -69,7 +69,9 @@ class History:
         """Raises CarrierError where the data is no history."""
         try:
             if data["meristem_history"] != VERSION:
-                raise meristem.CarrierError("the history was written by another version of meristem")
+                raise meristem.CarrierError(
+                    "the history was written by another version of meristem"
+                )
             growths = list(data["growths"])
             return History(
                 {str(k): [int(n) for n in v] for k, v in data["start"].items()},

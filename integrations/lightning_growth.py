@@ -161,9 +161,7 @@ class LightningGrowth(Callback):  # type: ignore[misc]
         for logger in trainer.loggers:
             logger.log_metrics(said, step=trainer.global_step)
 
-    def _construct(
-        self, pl_module: Any, checkpoint: dict[str, Any], *, fitting: bool
-    ) -> None:
+    def _construct(self, pl_module: Any, checkpoint: dict[str, Any], *, fitting: bool) -> None:
         """The network, and in training the optimizer, that a checkpoint is of."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state is None:
@@ -187,9 +185,7 @@ class LightningGrowth(Callback):  # type: ignore[misc]
             optimizer, scheduler, put = _configured(pl_module.configure_optimizers())
         args, kwargs = example
         net = self._net(pl_module)
-        grown = replay(
-            history, net, optimizer, scheduler, (tuple(args), dict(kwargs)), self.way
-        )
+        grown = replay(history, net, optimizer, scheduler, (tuple(args), dict(kwargs)), self.way)
         self._put(pl_module, grown)
         if put is not None:
             configured = put(grown.optimizer, grown.scheduler)
@@ -216,8 +212,8 @@ class LightningGrowth(Callback):  # type: ignore[misc]
 def _one(optimizers: Sequence[Any], configs: Sequence[Any]) -> tuple[Any, Any]:
     if len(optimizers) != 1 or len(configs) > 1:
         raise meristem.MeristemError(
-            f"growth carries one optimizer with at most one scheduler, and there are {len(optimizers)} with "
-            f"{len(configs)}; put the parameters into groups of one optimizer"
+            f"growth carries one optimizer with at most one scheduler, and there are {len(optimizers)} "
+            f"with {len(configs)}; put the parameters into groups of one optimizer"
         )
     return optimizers[0], configs[0] if configs else None
 

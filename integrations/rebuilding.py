@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ FACTOR, ROUNDINGS = 4, 8
 
 
 def from_config(**fields: str) -> Rebuild:
-    """A ``rebuild`` for classes that are made from a config object: the field of each kind of dimension.
+    """A ``rebuild`` for classes that are made from a config: the field of each kind of dimension.
 
         rebuild = from_config(intermediate_size="mlp", num_hidden_layers="layers")
 
@@ -36,8 +36,8 @@ def from_config(**fields: str) -> Rebuild:
             keys = [f for f, k in fields.items() if k in (change.name, change.kind)]
             if not keys:
                 raise meristem.CarrierError(
-                    f"the plan grows {change.name} from {change.before} to {change.after}, and no field of the "
-                    f"config is named for it; add one, as in from_config(field={change.kind!r})"
+                    f"the plan grows {change.name} from {change.before} to {change.after}, and no field of "
+                    f"the config is named for it; add one, as in from_config(field={change.kind!r})"
                 )
             wanted.setdefault(keys[0], set()).add(change.after)
         for name, sizes in wanted.items():
@@ -79,8 +79,8 @@ def rebuilt(
             tuple(side[odd[0]].shape) if odd[0] in side else "missing" for side in (own, weights)
         )
         raise meristem.CarrierError(
-            f"what rebuild= returned has other weights than the plan: {odd[0]} is {here}, and {there} by the "
-            "plan; construct it with the sizes of plan.changes",
+            f"what rebuild= returned has other weights than the plan: {odd[0]} is {here}, and {there} by "
+            "the plan; construct it with the sizes of plan.changes",
             weights=odd,
         )
     like = next(iter(weights.values()))
@@ -127,9 +127,9 @@ def _compare(program: nn.Module, larger: nn.Module, example: Any) -> None:
         error = (mine.double() - true.double()).abs().max().item()
         if not error <= FACTOR * noise:
             raise meristem.NotPreserved(
-                f"what rebuild= returned computes something else: it differs by {error:.1e}, where the grown "
-                f"program errs by {noise:.1e}. A constant that the class computes from its sizes is likely; "
-                "grow without rebuild=, or other dimensions",
+                f"what rebuild= returned computes something else: it differs by {error:.1e}, where the "
+                f"grown program errs by {noise:.1e}. A constant that the class computes from its sizes is "
+                "likely; grow without rebuild=, or other dimensions",
                 error=error,
                 noise=noise,
             )
@@ -149,9 +149,4 @@ def _wide_inputs(inputs: Any) -> Any:
     )
 
 
-def sizes_of(plan: meristem.Plan) -> Mapping[str, int]:
-    """The sizes after a plan, by the full names of dimensions."""
-    return {c.name: c.after for c in plan.changes}
-
-
-__all__ = ["Rebuild", "from_config", "rebuilt", "sizes_of"]
+__all__ = ["Rebuild", "from_config", "rebuilt"]

@@ -40,9 +40,9 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         growth.train(trainer)                               # in place of trainer.train()
         growth.train(trainer, resume_from_checkpoint=True)  # after a crash, with the small model again
 
-    When a trigger fires the Trainer saves a checkpoint and stops; the model is traced, grown, and the Trainer
-    resumes with it at the next step: optimizer, scheduler, random numbers and the position in the data go
-    on. A checkpoint holds the growths so far, so that it is resumed from the small model.
+    When a trigger fires the Trainer saves a checkpoint and stops; the model is traced, grown, and the
+    Trainer resumes with it at the next step: optimizer, scheduler, random numbers and the position in the
+    data go on. A checkpoint holds the growths so far, so that it is resumed from the small model.
 
     ``rebuild`` makes the larger module of the user's own class (``from_config``), and the checkpoints are
     its ``save_pretrained``; without it the grown program is trained. ``example`` is a batch that the model
@@ -128,7 +128,8 @@ class TrainerGrowth(TrainerCallback, ExportableState):
             ),
             "model_init makes the model anew; pass model=": trainer.model_init is not None,
             "growth under FSDP or DeepSpeed is done between runs, on the full state dict; see "
-            "examples/train_distributed.py": trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled,
+            "examples/train_distributed.py": trainer.is_fsdp_enabled
+            or trainer.is_deepspeed_enabled,
             "DataParallel copies the model at each step; start one process for each device": (
                 args.n_gpu > 1
             ),
@@ -138,7 +139,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
             'save_strategy="best" would not save the checkpoint that a growth starts from; take "steps"': (
                 str(getattr(args.save_strategy, "value", args.save_strategy)) == "best"
             ),
-            "restore_callback_states_from_checkpoint=True would make this callback anew; it restores itself": (
+            "restore_callback_states_from_checkpoint=True makes callbacks anew; this one restores itself": (
                 args.restore_callback_states_from_checkpoint
             ),
         }

@@ -63,7 +63,9 @@ def save(
     Raises OutputError where the folder cannot be written or ``data`` is no plain data.
     """
     if keep is not None and keep < 1:
-        raise OutputError(f"keep={keep} would delete the checkpoint that is written; keep at least 1")
+        raise OutputError(
+            f"keep={keep} would delete the checkpoint that is written; keep at least 1"
+        )
     parts = {
         "weights": module.state_dict(),
         "optimizer": None if optimizer is None else optimizer.state_dict(),
@@ -76,7 +78,9 @@ def save(
     try:
         text = json.dumps(about, indent=1)
     except (TypeError, ValueError) as error:
-        raise OutputError(f"data= is no plain data: {error}; give numbers, text, lists and dicts") from error
+        raise OutputError(
+            f"data= is no plain data: {error}; give numbers, text, lists and dicts"
+        ) from error
 
     def fill(place: Path) -> None:
         for name, part in parts.items():
@@ -183,16 +187,18 @@ def refuse_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer, whe
     for mine, other in zip(ours, theirs, strict=True):
         for p, key in zip(mine["params"], other["params"], strict=True):
             for name, t in state["state"].get(key, {}).items():
-                # Factored moments keep an axis with one entry.
-                if (
-                    isinstance(t, torch.Tensor)
-                    and t.dim() == p.dim()
-                    and any(a not in (1, b) for a, b in zip(t.shape, p.shape, strict=True))
-                ):
+                if isinstance(t, torch.Tensor) and not _fits(tuple(t.shape), tuple(p.shape)):
                     raise CarrierError(
                         f"{where} is of another optimizer: {name} of parameter {key} is {tuple(t.shape)}, "
                         f"the parameter {tuple(p.shape)}"
                     )
+
+
+def _fits(state: tuple[int, ...], parameter: tuple[int, ...]) -> bool:
+    """Can it be a state of such a parameter? Factored moments drop axes, or keep them with one entry."""
+    if len(state) == len(parameter):
+        return all(a in (1, b) for a, b in zip(state, parameter, strict=True))
+    return all(a == 1 or a in parameter for a in state)
 
 
 def write(path: Path, fill: Callable[[Path], None]) -> Path:
@@ -214,7 +220,8 @@ def write(path: Path, fill: Callable[[Path], None]) -> Path:
         _to_disk(path.parent)
     except OSError as error:
         raise OutputError(
-            f"{path} was not written: {error}; the checkpoints before it are untouched", path=str(path)
+            f"{path} was not written: {error}; the checkpoints before it are untouched",
+            path=str(path),
         ) from error
     finally:
         _remove(place)
@@ -301,4 +308,14 @@ def _alive(pid: int) -> bool:
     return True
 
 
-__all__ = ["Saved", "complete", "latest", "load", "random_state", "restore", "save", "set_random_state", "write"]
+__all__ = [
+    "Saved",
+    "complete",
+    "latest",
+    "load",
+    "random_state",
+    "restore",
+    "save",
+    "set_random_state",
+    "write",
+]
