@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from meristem.backends.onnx_edits import Editor
 from meristem.backends.onnx_nodes import stand_in
+from meristem.backends.onnx_scales import scale
 from meristem.carriers.onnx_carrier import OnnxCarrier, Storage
 from meristem.carriers.onnx_places import KIND, SCOPED, renamed, rescoped
 from meristem.carriers.onnx_values import read, stored
@@ -17,7 +18,7 @@ from meristem.rewrite.depth import CloneEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array, Value, Weight
 from meristem.rewrite.made import Copy, Made
-from meristem.rewrite.repeat import ConvEdit
+from meristem.rewrite.repeat import ConvEdit, ScaleEdit
 from meristem.rewrite.steps import Block
 
 
@@ -53,8 +54,10 @@ class Repeats:
         # As they were before modules behind new blocks moved up.
         self.names = {v: n for n, v in self.graph.initializers.items()}
         self.records = {n: dict(n.metadata_props) for n in self.graph}
+        self.scales: list[ScaleEdit] = []
 
     def run(self) -> OnnxCarrier:
+        self.scales = self.script.scales
         regions: dict[Block, _Region] = {}
         for c in self.script.clones:
             if c.block not in regions:
@@ -70,6 +73,8 @@ class Repeats:
             key = (id(c.stack), c.position)
             if key in ends:
                 self._connect(self._value(c.after), ends.pop(key), copies[key])
+        for e in self.scales:
+            scale(self, e, self.script.moved(e.name), {}, {})
         self.graph.sort()
         self.editor.remove_unused()
         return replace(
@@ -130,6 +135,7 @@ class Repeats:
         values: dict[ir.Value, ir.Value] = {region.entry: at}
         weights = _Weights(self, clone)
         convs = {self.editor.node(e.op.native): e for e in clone.convs}
+        nodes: dict[ir.Node, ir.Node] = {}
         for node in region.nodes:
             inputs = [
                 None if v is None else values.get(v) or weights.of(node, i, v)
@@ -139,7 +145,11 @@ class Repeats:
             if node in convs:
                 self._set_convolution(new, convs[node])
             values.update(zip(node.outputs, new.outputs, strict=True))
+            nodes[node] = new
             made.add(new)
+        for e in self.scales:
+            if e.op in clone.block.ops:
+                made.add(scale(self, e, clone.name(e.name), nodes, values))
         end = values[region.exit]
         if clone.gate is not None:
             end = self._gated(clone, at, end, region.nodes[-1], made)

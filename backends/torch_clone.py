@@ -19,12 +19,14 @@ from torch.export.graph_signature import (
 
 from meristem.backends.program import lift_tensors, like, made_tensor, rebuild
 from meristem.backends.torch_edits import set_convolution
+from meristem.backends.torch_scales import scale
 from meristem.carriers.torch_carrier import TorchCarrier, copied, storage_key
 from meristem.rewrite.depth import CloneEdit, DepthScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Value
 from meristem.rewrite.made import COPY
 from meristem.rewrite.numbering import replaced, within
+from meristem.rewrite.repeat import ScaleEdit
 from meristem.rewrite.steps import Block
 
 aten = torch.ops.aten
@@ -59,6 +61,7 @@ class Repeats:
         self.tensors = lift_tensors(carrier.tensors, {})
         self.dropouts = dict(carrier.dropouts)
         self.gates: set[str] = set()
+        self.scales: list[ScaleEdit] = []
         self.specs: list[tuple[fx.Node, InputSpec]] = [
             (self.nodes[n.name], copy.deepcopy(spec)) for n, spec in carrier.placeholders()
         ]
@@ -66,6 +69,7 @@ class Repeats:
         self.added: dict[fx.Node, list[tuple[fx.Node, InputSpec]]] = {}
 
     def run(self) -> TorchCarrier:
+        self.scales = self.script.scales
         regions: dict[Block, _Region] = {}
         for c in self.script.clones:
             regions.setdefault(c.block, self._region(c.block))
@@ -80,6 +84,8 @@ class Repeats:
             key = (id(c.stack), c.position)
             if key in ends:
                 self._connect(self._node(c.after), ends.pop(key), copies[key])
+        for e in self.scales:
+            scale(self, e, self.script.moved(e.name), {})
         self._rename(moved)
         self._sort()
         grown = rebuild(self.carrier, self.module, self.tensors, self._signature(), self._calls())
@@ -160,9 +166,12 @@ class Repeats:
                 _set_path(new, clone.modules)
                 if node.name in self.dropouts:
                     self.dropouts[new.name] = self.dropouts[node.name]
+            for e in self.scales:
+                if e.op in clone.block.ops:
+                    made.add(scale(self, e, clone.name(e.name), mapped))
             end = mapped[region.exit]
             if clone.gate is not None:
-                end = self._gated(at, end, self._gate(clone.gate, end), made)
+                end = self._gated(at, end, self.scalar(clone.gate, end, 0.0), made)
         return end
 
     def _gated(self, x: fx.Node, y: fx.Node, g: fx.Node, made: set[fx.Node]) -> fx.Node:
@@ -228,8 +237,8 @@ class Repeats:
         self.fresh[name] = tensor
         return new
 
-    def _gate(self, name: str, like_: fx.Node) -> fx.Node:
-        """A scalar parameter, zero."""
+    def scalar(self, name: str, like_: fx.Node, value: float) -> fx.Node:
+        """A scalar parameter of this value, in the precision of a node."""
         last, _ = [(n, s) for n, s in self.specs if s.kind is InputKind.PARAMETER][-1]
         spec = InputSpec(InputKind.PARAMETER, TensorArgument(""), name, None)
         val = like_.meta["val"]
@@ -237,7 +246,7 @@ class Repeats:
             last,
             spec,
             name,
-            torch.nn.Parameter(torch.zeros((), dtype=val.dtype, device=val.device)),
+            torch.nn.Parameter(torch.full((), value, dtype=val.dtype, device=val.device)),
         )
         node.meta = {}
         self.gates.add(name)

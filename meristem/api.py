@@ -9,11 +9,11 @@ from typing import Any
 from meristem.carrying import Origin
 from meristem.model import Model, in_memory
 from meristem.preparation import prepare
-from meristem.prepared import Prepared
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.request import by_name
 from meristem.sides import OnnxSide, TorchSide
+from meristem.stages import check_plan
 from meristem.supplied import Supplied
 
 Sizes = Mapping[str, int | str]
@@ -112,28 +112,21 @@ def grow(
             given.check_models(len(_listed(models)))
             options = {**given.options, **options}
             sizes = {by_name(n): s for n, s in given.sizes.items()}
-            supplied = Supplied(_listed(models), loss, given.maps)
+            supplied = Supplied(_listed(models), loss, given.learned)
             prepared = prepare(model, sizes, supplied=supplied, **options)
-            given.check(prepared.plan, {n: w.name for w in model.graph.weights for n in w.names})
+            check_plan(given, prepared)
         else:
             prepared = prepare(
                 model, sizes_or_plan, supplied=Supplied(_listed(models), loss), **options
             )
         source = model if prepared.masked else None
-        carrier, origin = _apply(model, prepared), Origin.of(model)
-        return Model(carrier, model.side, prepared.plan, tuple(models), source, origin)
+        origin = Origin.of(model, prepared.passed)
+        return Model(prepared.carrier, model.side, prepared.plan, tuple(models), source, origin)
 
 
 def _listed(models: Any) -> tuple[Any, ...]:
     """Several models, or what ``Supplied`` refuses."""
     return tuple(models) if isinstance(models, (list, tuple)) else (models,)
-
-
-def _apply(model: Model, prepared: Prepared) -> Any:
-    carrier = prepared.mixed
-    if prepared.depth is not None:
-        carrier = model.side.deepen(carrier, prepared.depth)
-    return carrier
 
 
 def verify(

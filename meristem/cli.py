@@ -1,4 +1,4 @@
-"""The command line: inspect, grow, verify, demo.
+"""The command line: inspect, grow, verify, search, demo.
 
 Results go to standard output (``--json``: machine readable), progress to standard error. Exit
 codes: 0 the same function, 1 it differs, 2 refused or wrong usage, 3 an error in meristem itself.
@@ -16,6 +16,7 @@ import typer
 
 from meristem import cli_output as out
 from meristem.cli_arguments import grow_options, parse_at, parse_sizes, read_given, read_plan
+from meristem.cli_search import search
 
 app = typer.Typer(
     name="meristem",
@@ -157,6 +158,9 @@ def verify(
         else:
             out.show(verification(report))
     raise typer.Exit(out.exit_code(report))
+
+
+app.command()(search)
 
 
 @app.command()

@@ -16,15 +16,12 @@ from meristem.rewrite.reports import listed
 from meristem.rewrite.request import Wish
 
 
-def enlarge(
-    model: Model, plan: Plan, wishes: Sequence[Wish], others: Sequence[str] = ()
-) -> EditScript | None:
+def enlarge(model: Model, plan: Plan, wishes: Sequence[Wish]) -> EditScript | None:
     """The script of larger images, which is reported in the plan; None where they have their sizes.
 
-    Raises SizeError where sides cannot have these sizes, or something else is asked for too: among the
-    wishes, or as ``others`` by name.
+    Raises SizeError where sides cannot have these sizes, or an option speaks against it.
     """
-    _alone(plan, [*(w.dimension.name for w in wishes if w.dimension.kind != "image"), *others])
+    _check_options(plan)
     atoms, reached = IMAGE.solve(wishes)
     plan.sizes = reached
     plan.unused = [n for w in model.graph.unused for n in w.names]
@@ -88,15 +85,13 @@ def _hidden(what: str) -> NotPreserved:
     )
 
 
-def _alone(plan: Plan, others: Sequence[str]) -> None:
-    """Images grow in a step of their own, and their interface with them."""
+def _check_options(plan: Plan) -> None:
+    """The interface of images grows with them, and tables are not given."""
     why = ""
-    if others:
-        why = f"ask for {listed(others)} in another step, before or after it"
-    elif plan.boundary == "crop":
+    if plan.boundary == "crop":
         why = 'boundary="crop" keeps the interface, but a larger image is an input; leave it out'
     elif plan.given:
         names = listed(sorted(plan.given))
         why = f"given= names {names}, but tables are interpolated from what is stored; leave it out"
     if why:
-        raise SizeError(f"images grow in a step of their own: {why}")
+        raise SizeError(f"images cannot grow so: {why}")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from meristem.model import Model
 from meristem.passes import UPCYCLE
-from meristem.rewrite.errors import MeristemError, NotPreserved, SelectorError, SizeError
+from meristem.rewrite.dimensions import Dimension
+from meristem.rewrite.errors import MeristemError, NotPreserved, SelectorError
 from meristem.rewrite.methods import method
 from meristem.rewrite.mlps import Mlp, find_mlps
 from meristem.rewrite.plan import Change, Plan
@@ -36,24 +37,23 @@ def experts_wanted(model: Model, sizes: Sizes, plan: Plan) -> tuple[dict[str, in
             f"method={plan.method!r} makes mixtures of MLPs, and the request names none; give their "
             'number of experts, as {"experts": 8}'
         )
-    if any(isinstance(s, str) and _kind(s) == "layers" for s in rest):
-        raise SizeError(
-            "layers and experts are two growths; grow the layers first, then make mixtures of their MLPs"
-        )
     if plan.compensate == "weights":
         raise NotPreserved(
             "weights alone make no mixture: a router and a choice are operators that the class does not "
             'have; use compensate="graph"'
         )
-    found = [
-        experts_dimension(m) for m in find_mlps(model.graph, model.equations, model.dimensions)
-    ]
+    found = mixable(model)
     if not found:
         raise SelectorError(
             "this model has no MLP that could become a mixture: no units between two contractions and a "
             "nonlinearity; print(model) lists what it has"
         )
     return UPCYCLE.solve(resolve(found, asked), top), rest
+
+
+def mixable(model: Model) -> list[Dimension]:
+    """The numbers of experts, one each, of what could become a mixture."""
+    return [experts_dimension(m) for m in find_mlps(model.graph, model.equations, model.dimensions)]
 
 
 def _kind(selector: str) -> str:
@@ -93,4 +93,4 @@ def report_experts(prepared: Prepared) -> None:
     plan.added += script.added
 
 
-__all__ = ["experts_wanted", "report_experts", "upcycling"]
+__all__ = ["experts_wanted", "mixable", "report_experts", "upcycling"]

@@ -188,7 +188,7 @@ class Model:
         ``growth_mask`` is the mask); without it they are those of the growth. At 1 the masks are folded
         away, and the program is the plain larger one. Raises MeristemError where this is no masked growth.
         """
-        from meristem.supplied import anneal
+        from meristem.method_masked import anneal
 
         return anneal(self, t, weights)
 

@@ -7,9 +7,10 @@ from numbers import Integral
 from typing import Any
 
 from meristem.imaging import check_sizes, enlarge
+from meristem.method_masked import refuse_masks
 from meristem.mixtures import experts_wanted, report_experts
 from meristem.model import Model
-from meristem.passes import IMAGE, LAYERS, NET2DEEPER
+from meristem.passes import LAYERS
 from meristem.prepared import Prepared
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.edits import EditScript
@@ -21,12 +22,12 @@ from meristem.rewrite.errors import (
     UnsupportedOperator,
 )
 from meristem.rewrite.given import entries
-from meristem.rewrite.masks import NAME
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import resolve
-from meristem.rewrite.split import fold, folded
+from meristem.rewrite.split import check, fold, folded, units
 from meristem.rewrite.stacks import Stack
+from meristem.stages import Asked, Staged, carry_out, listed, parts_of
 from meristem.supplied import NOTHING, Supplied
 from meristem.widening import Widening
 
@@ -40,33 +41,33 @@ def prepare(
     *,
     supplied: Supplied = NOTHING,
     **options: Any,
-) -> Prepared:
-    """Resolve, solve and script a request; raises what ``meristem.plan`` documents."""
+) -> Prepared | Staged:
+    """Resolve, solve and script a request: a ``Prepared``, or a ``Staged`` where it takes several growths,
+    one after another. Raises what ``meristem.plan`` documents."""
     options["given"] = entries(options.get("given"))
     plan = Plan({}, **options)
     _check_options(plan)
-    _refuse_masks(model)
+    refuse_masks(model)
     chosen = method(plan.method)
     supplied.check(chosen)
     experts, sizes = experts_wanted(model, sizes, plan)
-    outside = chosen.depth == "net2deeper"
-    listing = NET2DEEPER if outside else IMAGE if chosen.width.stretch else None
-    dimensions = {
-        d.name: d for d in (model.dimensions if listing is None else listing.dimensions(model))
-    }
+    dimensions = {d.name: d for d in listed(model, chosen)}
     try:
         wishes = resolve(list(dimensions.values()), sizes, boundary=plan.boundary)
     except PinnedDimension as error:
         raise _unsupported(dimensions, error) from None
-    if any(w.dimension.kind == "image" for w in wishes):
-        script = enlarge(model, plan, wishes, list(experts))
+    asked = Asked(plan, chosen, wishes, experts)
+    if len(parts_of(asked)) > 1:
+        return carry_out(model, asked, supplied, prepare)
+    if asked.of("image"):
+        script = enlarge(model, plan, wishes)
         prepared = Prepared(model, plan, script, {})
         if script is not None:
             check_sizes(prepared)
         return prepared
     width = [w for w in wishes if w.dimension.kind != "layers"]
-    depth = [w for w in wishes if w.dimension.kind == "layers"]
-    periods = {n: s.period for n, s in model.stacks.items()} if depth else {}
+    depth = asked.of("layers")
+    periods = {n: s.period for n, s in model.stacks.items()} if depth and not chosen.parts else {}
     layers = LAYERS.solve(depth, periods)
     widening = Widening.of(model, plan, width)
     plan.sizes = {**widening.reached, **layers, **experts}
@@ -75,7 +76,7 @@ def prepare(
     deeper = {n: s for n, s in layers.items() if s != dimensions[n].size}
     if chosen.depth == "split" and deeper:
         script = script or EditScript()
-        _split(plan, script, {model.stacks[n]: s for n, s in deeper.items()})
+        _split(model, plan, script, {model.stacks[n]: s for n, s in deeper.items()})
     mixtures = {n: s for n, s in experts.items() if s > 1}
     prepared = Prepared(model, plan, script, deeper, mixtures)
     if mixtures:
@@ -94,20 +95,26 @@ def _report_depth(prepared: Prepared, dimensions: Mapping[str, Dimension]) -> No
     plan.clones |= prepared.sources
     plan.moves |= prepared.moves
     plan.added += depth.added
-    split = method(plan.method).depth == "split"
-    plan.approximate += [
-        f"{a}, each with 1/k of its branches" if split else a for a in depth.approximate
-    ]
+    chosen = method(plan.method)
+    words = "" if chosen.depth != "split" else ", k times 1/k of every branch"
+    plan.approximate += [a + words for a in depth.approximate]
     plan.notes += [str(r) for r in depth.reports]
 
 
-def _split(plan: Plan, script: EditScript, targets: Mapping[Stack, int]) -> None:
-    """Blocks that come k times carry 1/k of their branches."""
-    for stack, target in targets.items():
-        weights = folded(stack, target)
-        fold(script, weights)
+def _split(model: Model, plan: Plan, script: EditScript, targets: Mapping[Stack, int]) -> None:
+    """What comes k times carries 1/k of its branches in its weights, where no scalars do."""
+    chosen = method(plan.method)
+    found = units(model.graph, model.equations, targets, chosen)
+    for unit in found:
+        check(unit, explicit=chosen.explicit)
+    if chosen.explicit:
+        return
+    fold(script, folded(found))
+    for stack in targets:
+        weights = folded(u for u in found if u.stack is stack)
         names = ", ".join(sorted(w.name for w in weights))
-        plan.notes.append(f"{stack.name}: a block that is there k times has 1/k in {names}")
+        what = "branch" if chosen.parts else "block"
+        plan.notes.append(f"{stack.name}: a {what} that is there k times has 1/k in {names}")
     plan.weights |= {e.weight.name: e.expansion for e in script.weights}
 
 
@@ -123,20 +130,17 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
             place=gated.block.place,
             reason="a new block takes a gate",
         )
-
-
-def _refuse_masks(model: Model) -> None:
-    """What grows again has no masks: they would stay where they are."""
-    if NAME in getattr(model.carrier, "tensors", ()) or (model.plan and NAME in model.plan.clones):
+    if depth.scales and plan.compensate == "weights":
         raise NotPreserved(
-            "this model has new coordinates behind a mask: carry it to 1 with anneal(1), then grow again",
-            reason="a mask",
+            "scalars=explicit adds operators, which weights alone cannot; leave it out, or use "
+            'compensate="graph"',
+            reason="scalars on branches",
         )
 
 
 def _check_options(plan: Plan) -> None:
     depth = method(plan.method).depth
-    if depth in ("stack", "split") and plan.at != "end":
+    if depth in ("stack", "split", "learned") and plan.at != "end":
         raise SizeError(
             f"at={plan.at!r} places blocks that are the identity; {depth} says itself where copies go",
             at=plan.at,

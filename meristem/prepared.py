@@ -3,6 +3,7 @@ script."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,11 @@ class Prepared:
     experts: dict[str, int] = field(default_factory=dict)
 
     @property
+    def passed(self) -> list[Model]:
+        """The models between several growths."""
+        return []
+
+    @property
     def masked(self) -> bool:
         """Can the growth be carried further by moving a mask?"""
         return self.script is not None and self.script.mask is not None
@@ -40,6 +46,11 @@ class Prepared:
         """The carrier after width and upcycling."""
         script = self.upcycling
         return self.widened if script is None else self.model.side.upcycle(self.widened, script)
+
+    @cached_property
+    def carrier(self) -> Any:
+        """The carrier after everything."""
+        return self.mixed if self.depth is None else self.model.side.deepen(self.mixed, self.depth)
 
     @cached_property
     def upcycling(self) -> Any:
@@ -63,15 +74,31 @@ class Prepared:
         # Widening adds operators without paths to files that have no others, so names are not asked.
         twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
         targets = {twins[name]: n for name, n in self.layers.items()}
-        return plan_depth(
-            wide.graph,
-            wide.equations,
-            targets,
-            at=self.plan.at,
-            order=chosen.order,
-            cancel=chosen.depth == "cancel",
-            fresh=f"{self.plan.seed}|inside" if chosen.insides == "fresh" else "",
-        )
+        if chosen.parts:
+            from meristem.rewrite.sublayers import plan_sublayers
+
+            script = plan_sublayers(wide.graph, self._units(wide, targets), targets)
+        else:
+            script = plan_depth(
+                wide.graph,
+                wide.equations,
+                targets,
+                at=self.plan.at,
+                order=chosen.order,
+                cancel=chosen.depth == "cancel",
+                fresh=f"{self.plan.seed}|inside" if chosen.insides == "fresh" else "",
+            )
+        if chosen.explicit:
+            from meristem.rewrite.sublayers import scalars
+
+            script.scales = scalars(wide.graph, self._units(wide, targets))
+        return script
+
+    def _units(self, wide: Model, targets: Mapping[Any, int]) -> list[Any]:
+        """What is split."""
+        from meristem.rewrite.split import units
+
+        return units(wide.graph, wide.equations, targets, method(self.plan.method))
 
     @property
     def moves(self) -> dict[str, str]:
@@ -102,4 +129,4 @@ class Prepared:
                     out[clone.name(name)] = (origins.get(name, name), made.get(name, "copy"))
             if clone.gate:
                 out[clone.gate] = ("", "0.0")
-        return out
+        return out | {n: ("", repr(v)) for n, v in script.scalars.items()}

@@ -10,17 +10,20 @@ from typing import Any
 
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
-from meristem.rewrite.errors import CarrierError, MeristemError, OutputError, RuntimeUnavailable
-from meristem.rewrite.graph import Array
+from meristem.rewrite.errors import (
+    CarrierError,
+    OutputError,
+    RuntimeUnavailable,
+    UnsupportedOperator,
+)
 from meristem.rewrite.methods import method
-from meristem.rewrite.request import by_name
-from meristem.rewrite.split import sites
-from meristem.supplied import Supplied
+from meristem.rewrite.plan import Plan
+from meristem.rewrite.split_sites import sites
 from meristem.verification_sides import Subject, subject
+from meristem.verification_steps import follow, interface_of, recipes_of, training_of
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
 from meristem.verify.numeric import (
     Deployed,
-    Interface,
     algebra,
     attempt,
     deployment,
@@ -28,7 +31,7 @@ from meristem.verify.numeric import (
     usable,
 )
 from meristem.verify.programs import Mean, Program
-from meristem.verify.recipes import EPSILON, Recipes, Stored, fits
+from meristem.verify.recipes import EPSILON, Recipes, Stored
 from meristem.verify.report import LEVELS, Report, Verdict, not_checked
 
 RUNTIMES = ("onnxruntime", "torch")
@@ -90,34 +93,9 @@ class _Check:
         self.new: Subject = subject(grown)
         self.others: list[Subject] = [subject(m) for m in grown.others]
         self.plan = grown.plan
-        self.interface = Interface()
-        self.script = EditScript()
-        self.reason = self._bind(model)
-
-    def _bind(self, model: Model) -> str:
-        """Find what the plan leaves to the model: grown interfaces, rewritten constants."""
-        plan = self.plan
-        if plan is None:
-            return "there is no plan, so it is not known where old coordinates are"
-        if type(self.old) is not type(self.new):
-            return "the two models come from different carriers, so the plan does not connect them"
-        wrong = fits(plan.weights, self.old.shapes())
-        if wrong:
-            return f"the plan does not start from this model: {wrong}; verify step by step"
-        width = {by_name(n): s for n, s in plan.sizes.items() if not n.startswith("layers")}
-        if not width:
-            return ""
-        from meristem.preparation import prepare
-
-        try:
-            supplied = Supplied([s.model for s in self.others], maps=plan.maps)
-            script = prepare(model, width, supplied=supplied, **plan.options).script
-        except MeristemError as error:
-            return f"the plan does not start from this model: {error}"
-        if script is not None:
-            self.interface = Interface(script.interface)
-            self.script = script
-        return ""
+        self.steps, self.reason = follow(model, grown)
+        self.interface = interface_of(self.steps)
+        self.script = EditScript(literals=[e for s in self.steps for e in s.script.literals])
 
     # -- inputs -----------------------------------------------------------------------------------
 
@@ -158,20 +136,7 @@ class _Check:
 
     def recipes(self) -> Recipes:
         """What the plan says of every stored name."""
-        assert self.plan is not None
-        weights = {}
-        for names in self.old.names():
-            for recipe in [self.plan.weights[n] for n in names if n in self.plan.weights][:1]:
-                weights.update(dict.fromkeys(names, recipe))
-        return Recipes(self.read, weights, self.plan.clones, self.old.stored_constants(self.script))
-
-    def read(self, name: str) -> Array:
-        """A tensor of the source, or of one of the models beside it (``1:name``); KeyError where there
-        is none."""
-        number, colon, rest = name.partition(":")
-        if colon and number.isdigit() and int(number) <= len(self.others):
-            return self.others[int(number) - 1].read(rest)
-        return self.old.read(name)
+        return recipes_of(self.steps)
 
     def reference(self) -> Program:
         """The original in float64; of several models the mean of their outputs."""
@@ -186,7 +151,8 @@ class _Check:
         try:
             for name, array, dtype in self.new.stored():
                 exact = recipes.wide(name, array.shape)
-                stored.add(name, array, dtype, self.new.oriented(name, exact), recipes.recipe(name))
+                exact = self.new.oriented(name, exact)
+                stored.add(name, array, dtype, exact, recipes.averages(name), len(self.steps))
             reference = self.reference()
             grown = self.new.double(recipes, self.script)
         except CarrierError as error:
@@ -203,28 +169,28 @@ class _Check:
 
     def _sites(self, samples: Samples) -> list[str]:
         """Where blocks are split, the predicted error of each beside the measured one."""
-        if self.plan is None or method(self.plan.method).depth != "split":
+        chosen = method(self.plan.method) if self.plan is not None else None
+        if self.plan is None or chosen is None or chosen.depth != "split":
             return []
-        graph = self.old.model.graph
+        graph, eq = self.old.model.graph, self.old.model.equations
         shapes = {v.name: v.shape for v in graph.inputs}
         fitting = (s for s in samples.every if {n: a.shape for n, a in s.arrays.items()} == shapes)
         sample = next(fitting, None)
         if sample is None:
-            return [
-                "no input has the traced sizes, so the split blocks were not measured one by one"
-            ]
+            return ["no input has the traced sizes, so what is split was not measured one by one"]
         stacks = self.old.model.stacks
         targets = {stacks[n]: size for n, size in self.plan.sizes.items() if n in stacks}
-        return [str(site) for site in sites(graph, targets, sample.arrays)]
+        try:
+            return [str(site) for site in sites(graph, eq, targets, chosen, sample.arrays)]
+        except UnsupportedOperator as error:
+            return [f"what is split was not measured one by one: {error}"]
 
     @property
     def approximate(self) -> list[str]:
         """What the plan says does not preserve the function; its method must be one that does not."""
         if self.plan is None:
             return []
-        chosen = method(self.plan.method)
-        preserves = chosen.width.preserves and not chosen.order
-        return [] if preserves else self.plan.approximate
+        return [row for p in self.plan.steps if not _preserves(p) for row in p.approximate]
 
     def deployment(self, samples: Samples, runtime: str, providers: Any) -> Verdict:
         """Level 2."""
@@ -264,9 +230,15 @@ class _Check:
         if not valid:
             return not_checked("no input was valid; pass inputs=")
         try:
-            return self.new.training(self.old, valid, self.recipes(), self.plan, self.script)
+            return training_of(self.steps, valid)
         except CarrierError as error:
             return Verdict("differs", str(error))
+
+
+def _preserves(plan: Plan) -> bool:
+    """Is the method of one growth exact?"""
+    chosen = method(plan.method)
+    return chosen.width.preserves and not chosen.order
 
 
 def _instead(old: Subject, runtime: str) -> str:

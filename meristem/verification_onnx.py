@@ -38,8 +38,15 @@ class OnnxSubject(Base):
 
     def read(self, name: str) -> Array:
         """A weight of the view by name; KeyError where there is none."""
+        return self._weights()[self.source(name)].array()
+
+    def source(self, name: str) -> str:
+        """The weight of the view that a name stands for; KeyError where there is none."""
         twins = self._twins()
-        return self._weights()[twins[name][0] if name in twins else name].array()
+        found = twins[name][0] if name in twins else name
+        if found not in self._weights():
+            raise KeyError(name)
+        return found
 
     def stored(self) -> Iterator[tuple[str, Array, str]]:
         from meristem.carriers.onnx_values import read

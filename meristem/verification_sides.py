@@ -43,6 +43,8 @@ class Subject(Protocol):
 
     def read(self, name: str) -> Array: ...
 
+    def source(self, name: str) -> str: ...
+
     def stored(self) -> Iterator[tuple[str, Array, str]]: ...
 
     def oriented(self, name: str, array: Array) -> Array: ...
@@ -194,6 +196,12 @@ class TorchSubject(Base):
         """A stored tensor by any of its names; KeyError where there is none."""
         tensors = {**self.carrier.unused, **self.carrier.tensors}
         return _array(tensors[name])
+
+    def source(self, name: str) -> str:
+        """The name under which ``read`` finds a tensor; KeyError where there is none."""
+        if name not in self.carrier.unused and name not in self.carrier.tensors:
+            raise KeyError(name)
+        return name
 
     def stored(self) -> Iterator[tuple[str, Array, str]]:
         from meristem.carriers.aten_values import dtype_name

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from meristem.method_hooks import hooks
 from meristem.model import Model
 from meristem.passes import WIDTH_PASSES
 from meristem.passes.experts import strategies
@@ -14,8 +14,7 @@ from meristem.rewrite.blocks import Growth
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import MeristemError, SizeError
-from meristem.rewrite.given import Givens, along, entries
-from meristem.rewrite.gradmax import sites
+from meristem.rewrite.given import Givens
 from meristem.rewrite.limits import companions, literal_edits
 from meristem.rewrite.methods import Method, method
 from meristem.rewrite.plan import Change, Plan
@@ -23,7 +22,7 @@ from meristem.rewrite.planner import Solution, solve
 from meristem.rewrite.reports import describe, listed
 from meristem.rewrite.request import Wish
 from meristem.rewrite.script import edit_script
-from meristem.supplied import Supplied, complete
+from meristem.supplied import Supplied
 
 
 @dataclass
@@ -59,21 +58,27 @@ class Widening:
         Raises NotPreserved where the method does not keep the function.
         """
         plan, chosen = self.plan, method(self.plan.method).width
-        script = None
-        if self.atoms:
-            solution = self.solve(self.atoms)
-            if chosen.name == "gradmax":
-                plan.given |= self._gradmax(solution, supplied)
-            givens = Givens(plan.given, self.model.graph.weights)
-            script = self.edits(solution, chosen, givens)
-            complete(self.model, plan, script, chosen, supplied)
-            _report(plan, solution, script, self.wishes, self.reached, self.model.dimensions)
-            for edits in literal_edits(self.model.graph, self.lengths):
-                script.literals.append(edits.literal)
-                script.sizes += edits.sizes
-                plan.constants.append(edits.words)
-        else:
-            givens = Givens(plan.given, self.model.graph.weights)
+        extra = hooks(chosen)
+        if not self.atoms:
+            plan.given = Givens(plan.given, self.model.graph.weights).finish()
+            if not supplied.combines or extra.changes is None:
+                return None
+            script = EditScript()
+            extra.changes(self, script, chosen, supplied)
+            plan.weights = {e.weight.name: e.expansion for e in script.weights}
+            return script
+        solution = self.solve(self.atoms)
+        if extra.gives is not None:
+            plan.given |= extra.gives(self, solution, supplied)
+        givens = Givens(plan.given, self.model.graph.weights)
+        script = self.edits(solution, chosen, givens)
+        if extra.changes is not None:
+            extra.changes(self, script, chosen, supplied)
+        _report(plan, solution, script, self.wishes, self.reached, self.model.dimensions)
+        for edits in literal_edits(self.model.graph, self.lengths):
+            script.literals.append(edits.literal)
+            script.sizes += edits.sizes
+            plan.constants.append(edits.words)
         plan.given = givens.finish()
         return script
 
@@ -112,38 +117,6 @@ class Widening:
             lengths=self.tables,
             stretch=chosen.stretch,
         )
-
-    def _gradmax(self, solution: Solution, supplied: Supplied) -> dict[str, Any]:
-        """What sums new units, from the gradients of a model that is grown to probe them."""
-        found = sites(solution, self.names)
-        if supplied.loss is None:
-            if all(w.name in self.plan.given for site in found for w, _ in site.sums):
-                return {}  # a plan that was made with a loss
-            raise MeristemError(
-                'method="gradmax" reads gradients on batches: give loss=, a function of a module, such as '
-                "lambda m: torch.nn.functional.cross_entropy(m(x), y)"
-            )
-        alike = entries({w.name: "mean" for site in found for w in site.others})
-        given = along({n: x for site in found for n, x in site.probing().items()})
-        twice = sorted((alike | given).keys() & self.plan.given.keys())
-        if twice:
-            raise MeristemError(
-                f"given names {twice[0]!r}, which method='gradmax' fills by itself; leave it out"
-            )
-        probe = self.solve({s.atom: s.atom.size + s.probes for s in found})
-        givens = Givens(alike | given, self.model.graph.weights)
-        script = self.edits(probe, method(self.plan.method).width, givens)
-        side = self.model.side
-        grown = Model(side.widen(self.model.carrier, script), side)
-        from meristem.training.gradients import gradients_of
-
-        gradients = gradients_of(grown.module(), supplied.loss)
-        made = {
-            n: x
-            for site in found
-            for n, x in site.directions(site.matrix(probe, gradients), self.plan.seed).items()
-        }
-        return alike | along(made)
 
 
 def _lengths(wishes: Sequence[Wish], reached: Mapping[str, int]) -> dict[int, int]:

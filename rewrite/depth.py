@@ -19,7 +19,7 @@ from meristem.rewrite.made import Constant, Fresh
 from meristem.rewrite.numbering import replaced
 from meristem.rewrite.orders import copies
 from meristem.rewrite.renumber import renumber
-from meristem.rewrite.repeat import Repeat
+from meristem.rewrite.repeat import Repeat, ScaleEdit
 from meristem.rewrite.stacks import Stack
 from meristem.rewrite.steps import Block
 from meristem.rewrite.zeros import zeroed
@@ -63,6 +63,12 @@ class DepthReport:
     order: str = ""
     halves: tuple[str, ...] = ()
 
+    @property
+    def inexact(self) -> str:
+        """What does not preserve the function, in words; empty where all of it does."""
+        change = f"{self.stack} {self.old} -> {self.new} in the order {self.order}"
+        return change if self.order else ""
+
     def __str__(self) -> str:
         pairs = ", ".join(
             f"a copy of block {s} before block {p}"
@@ -83,13 +89,15 @@ class DepthScript:
     """Everything that a growth in depth changes.
 
     ``moves`` renames the modules that stand behind new blocks; ``kept`` are names inside of them that
-    belong to the whole stack (a table of positions in its first block) and stay.
+    belong to the whole stack (a table of positions in its first block) and stay. ``scales`` are scalars on
+    branches, in the source's blocks and in the copies of these.
     """
 
     clones: list[CloneEdit] = field(default_factory=list)
     moves: dict[str, str] = field(default_factory=dict)
     kept: frozenset[str] = frozenset()
     reports: list[DepthReport] = field(default_factory=list)
+    scales: list[ScaleEdit] = field(default_factory=list)
 
     def moved(self, name: str) -> str:
         """The name of a stored tensor of the source after growth."""
@@ -107,14 +115,21 @@ class DepthScript:
                 )
             if c.gate:
                 out[c.gate] = ("", Constant(0.0).text)
-        return out
+        return out | {n: ("", Constant(v).text) for n, v in self.scalars.items()}
 
     @property
     def approximate(self) -> list[str]:
         """What does not preserve the function, in words."""
-        return [
-            f"{r.stack} {r.old} -> {r.new} in the order {r.order}" for r in self.reports if r.order
-        ]
+        return [r.inexact for r in self.reports if r.inexact]
+
+    @property
+    def scalars(self) -> dict[str, float]:
+        """New scalars on branches and what they hold, by their names after growth."""
+        out: dict[str, float] = {}
+        for e in self.scales:
+            out[self.moved(e.name)] = e.value
+            out |= {c.name(e.name): e.value for c in self.clones if e.op in c.block.ops}
+        return out
 
     @property
     def added(self) -> list[str]:
@@ -123,7 +138,7 @@ class DepthScript:
             f"gate {c.gate} around block {c.position + c.rank} of {c.stack.name}"
             for c in self.clones
             if c.gate
-        ]
+        ] + [f"scalar {n}, at first {v:.6g}, on a branch" for n, v in self.scalars.items()]
 
     @property
     def notes(self) -> list[str]:

@@ -74,8 +74,9 @@ class Expansion:
     """The recipe of one weight. ``scales`` are logarithms by old block; ``shift`` is a constant that the
     program adds to the weight, so that weight + shift is what scales; ``split`` is how shared axes are
     shared. Blocks are numbered over the axes before they are shared. ``donors`` are names of further
-    tensors of the same shape, ``blend`` says what replicas take from them (``rewrite.blend``). ``maps`` are
-    the matrices C [new - old, old] of mapped axes by name (``rewrite.maps``)."""
+    tensors of the same shape, ``blend`` says what replicas take from them (``rewrite.blend``), or ``mix``
+    with what factors they are summed in place of the tensor (``rewrite.combine``). ``maps`` are the
+    matrices C [new - old, old] of mapped axes by name (``rewrite.maps``)."""
 
     name: str
     axes: tuple[Lift, ...]
@@ -90,6 +91,7 @@ class Expansion:
     maps: dict[str, str] = field(default_factory=dict)
     rule: str = ""  # by which the axes ``along`` go on before all else (``rewrite.continuation``)
     along: tuple[int, ...] = ()
+    mix: tuple[float, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,6 +116,11 @@ class Expansion:
         """
         if len(donors) != len(self.donors):
             raise ValueError(f"{self.name}: {len(donors)} donors, recipe for {len(self.donors)}")
+        if self.mix:
+            total = np.zeros(self.shape)
+            for factor, x in zip(self.mix, donors, strict=True):
+                total += factor * self._apply(x, np.float64)
+            return total.astype(dtype or old.dtype)
         parts = [self._apply(x, dtype or old.dtype) for x in (old, *donors)]
         return BLENDS[self.blend](parts, self.axes) if self.blend else parts[0]
 

@@ -22,7 +22,8 @@ class Method:
     what sums copies is shared among them. ``tolerant`` methods accept what preserves the function nearly;
     those that ``stretch`` tables of positions do not preserve it. ``donors`` are further tensors that
     recipes read: of the ``next`` block, or of other ``models``; ``settings`` are numbers of its own,
-    ``batches`` says that it learns on some."""
+    ``batches`` says that it learns on some; ``deepens`` is the method for depth that goes with it where
+    none is named."""
 
     name: str
     summary: str
@@ -34,6 +35,7 @@ class Method:
     stretch: bool = False
     settings: Mapping[str, float] = field(default_factory=dict)
     batches: bool = False
+    deepens: str = ""
 
     @property
     def preserves(self) -> bool:
@@ -151,8 +153,9 @@ METHODS: dict[str, Method] = {
             "learned",
             "new units are combinations of the old, learned on batches and folded into the weights",
             tolerant=True,
-            settings={"steps": 100, "rate": 0.01, "rank": 0, "noise": 0.03},
+            settings={"steps": 100, "rate": 0.01, "rank": 0, "noise": 0.03, "tied": 0},
             batches=True,
+            deepens="learned",
         ),
         _first(
             (), "interpolate", "as preserve, but tables of positions are stretched", stretch=True
@@ -164,8 +167,16 @@ METHODS: dict[str, Method] = {
 # What new blocks are: the identity, copies that compute in some order, or parts of the old blocks (no
 # preservation).
 DEPTH = ("identity", "cancel", "net2deeper", "stack", "split")
-# What new blocks that are the identity hold but for what is zero.
-INSIDES = ("copied", "fresh")
+# Methods of depth that change blocks which another one has copied before.
+COPIED = {"learned": "stack"}
+# What can be chosen of it, the first by default.
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    # What new blocks that are the identity hold but for what is zero.
+    "identity": {"insides": ("copied", "fresh")},
+    "stack": {"order": tuple(ORDERS)},
+    # What is repeated, and what carries 1/k.
+    "split": {"by": ("block", "sublayer"), "scalars": ("folded", "explicit")},
+}
 # Experts from a dense MLP, of which each token takes so many.
 UPCYCLE, TOP = "upcycle", 2
 
@@ -173,14 +184,27 @@ UPCYCLE, TOP = "upcycle", 2
 @dataclass(frozen=True)
 class Chosen:
     """A method for width and one for depth. ``order`` is that of copies that compute at once, empty where
-    new blocks are the identity, whose ``insides`` are copied or fresh; ``top`` is how many experts a token
-    takes where MLPs become mixtures, else zero."""
+    new blocks are the identity, whose ``insides`` are copied or fresh; what is split are its ``parts`` or
+    whole blocks, by ``explicit`` scalars or folded ones; ``top`` is how many experts a token takes where
+    MLPs become mixtures, else zero."""
 
     width: Method
     depth: str = "identity"
     order: str = ""
     top: int = 0
     insides: str = "copied"
+    parts: bool = False
+    explicit: bool = False
+
+    @property
+    def copied(self) -> str:
+        """The method of depth that copies blocks in a growth of its own before; empty for most."""
+        return COPIED.get(self.depth, "")
+
+    @property
+    def divides(self) -> bool:
+        """Do all copies of a block do together what it did, each a part of it?"""
+        return self.depth == "split"
 
 
 def method(text: str) -> Chosen:
@@ -191,26 +215,43 @@ def method(text: str) -> Chosen:
     ``rewrite.orders``. Raises MeristemError where there is no such method or option.
     """
     out = Chosen(METHODS["preserve"])
-    seen: set[str] = set()
-    for word in str(text).split("+"):
+    named = words(text)
+    for part, word in named.items():
         name, _, options = (part.strip() for part in word.partition(":"))
-        part = "depth" if name in DEPTH else "experts" if name == UPCYCLE else "width"
-        if part in seen:
-            raise MeristemError(f"method={text!r} names two methods of {part}; give one")
-        seen.add(part)
         given = dict(_option(text, w) for w in options.split(",")) if options else {}
         if part == "depth":
-            insides = given.pop("insides", "copied") if name == "identity" else "copied"
-            if insides not in INSIDES:
-                raise MeristemError(
-                    f"method={text!r}: insides of new blocks are {' or '.join(INSIDES)}"
-                )
-            out = replace(out, depth=name, order=_order(text, name, given), insides=insides)
+            out = replace(out, depth=name, **_depth(text, name, given))
         elif part == "experts":
             out = replace(out, top=_top(text, given))
+        elif part == "positions" and "width" in named:
+            _width(text, name, given)
+            out = replace(out, width=replace(out.width, stretch=True))
         else:
             out = replace(out, width=_width(text, name, given))
+    if "depth" not in named and out.width.deepens:
+        out = replace(out, depth=out.width.deepens)
     return out
+
+
+def words(text: str) -> dict[str, str]:
+    """The words that ``text`` joins, by what each is for: ``width``, ``depth``, ``experts``, or
+    ``positions`` (which stretches tables whatever the method of width).
+
+    Raises MeristemError where two are for one thing.
+    """
+    out: dict[str, str] = {}
+    for word in str(text).split("+"):
+        name = word.partition(":")[0].strip()
+        found = METHODS.get(name)
+        part = "depth" if name in DEPTH else "experts" if name == UPCYCLE else "width"
+        if found is not None and found.stretch:
+            part = "positions"
+        if part in out:
+            raise MeristemError(f"method={text!r} names two methods of {part}; give one")
+        out[part] = word.strip()
+    return dict(
+        sorted(out.items(), key=lambda item: item[0] == "positions")
+    )  # it adds to the width
 
 
 def _width(text: str, name: str, given: dict[str, str]) -> Method:
@@ -247,17 +288,17 @@ def _number(text: str) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
-def _order(text: str, name: str, given: dict[str, str]) -> str:
-    order = "interleave" if name == "split" else ""
-    if name == "stack":
-        order = given.pop("order", "whole")
-    if given or (order and order not in ORDERS):
-        known = {
-            "stack": f"order={', '.join(ORDERS)}",
-            "identity": f"insides={', '.join(INSIDES)}",
-        }.get(name, "none")
-        raise MeristemError(f"method={text!r}: the options of {name} are {known}")
-    return order
+def _depth(text: str, name: str, given: dict[str, str]) -> dict[str, Any]:
+    """What is chosen of a method of depth, as fields of ``Chosen``."""
+    choices = CHOICES.get(name, {})
+    if not all(value in choices.get(option, ()) for option, value in given.items()):
+        known = " and ".join(f"{option}={', '.join(v)}" for option, v in choices.items())
+        raise MeristemError(f"method={text!r}: the options of {name} are {known or 'none'}")
+    got = {option: given.get(option, values[0]) for option, values in choices.items()}
+    if name != "split":
+        return dict(got)
+    parts, explicit = got["by"] == "sublayer", got["scalars"] == "explicit"
+    return {"order": "interleave", "parts": parts, "explicit": explicit}
 
 
 def _top(text: str, given: dict[str, str]) -> int:

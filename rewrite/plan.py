@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from meristem.rewrite.errors import CarrierError
@@ -42,6 +42,9 @@ class Plan:
     new weights could never train; ``unused`` weights that the model carries without using; ``maps`` are
     learned matrices by name (``rewrite.maps``), which its recipes name; ``moves`` are names of
     weights that new layers push on (new name -> old name), which ``clones`` has too.
+
+    ``stages`` are plans of growths one after another, each of the model that the one before gives; then
+    this plan holds the request and the reports of all, and recipes are those of its stages.
     """
 
     sizes: dict[str, int]
@@ -65,6 +68,25 @@ class Plan:
     maps: dict[str, str] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     moves: dict[str, str] = field(default_factory=dict)
+    stages: list[Plan] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[Plan]:
+        """The growths that this plan carries out, in order: its stages, or itself."""
+        return self.stages or [self]
+
+    def join(self, stages: Sequence[Plan]) -> None:
+        """Take plans as the stages of this one, with their reports."""
+        self.stages = list(stages)
+        for name in _REPORTS:
+            rows = [row for s in stages for row in getattr(s, name)]
+            setattr(self, name, rows if name == "changes" else list(dict.fromkeys(rows)))
+        self.given = {}
+
+    @property
+    def learned(self) -> dict[str, str]:
+        """The ``maps`` of all its growths."""
+        return {name: text for p in self.steps for name, text in p.maps.items()}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -75,11 +97,11 @@ class Plan:
             "compensate": self.compensate,
             "at": self.at,
             "seed": self.seed,
-            "given": self.given,
+            "given": {name: entry for p in self.steps for name, entry in p.given.items()},
         }
 
     def check(self, proved: Plan, stored: Mapping[str, str]) -> None:
-        """Compare what grows with what the proof grows in a model with the ``stored`` weights.
+        """Compare what one growth grows with what the proof grows in a model with the ``stored`` weights.
 
         ``stored`` maps every name of a stored weight to the one that its recipe has there: tied weights
         have one recipe under one of their names. Growing axes are compared without their order, for
@@ -107,11 +129,12 @@ class Plan:
 
     def check_models(self, count: int) -> None:
         """Raises CarrierError where the plan fuses with more or fewer other models than ``count``."""
+        weights = [e for p in self.steps for e in p.weights.values()]
         numbers = {
-            int(n) for e in self.weights.values() for n, mark, _ in (d.partition(":") for d in e.donors)
+            int(n) for e in weights for n, mark, _ in (d.partition(":") for d in e.donors)
             if mark and n.isdigit()
         }  # fmt: skip
-        if self.weights and max(numbers, default=0) != count and (numbers or count):
+        if weights and max(numbers, default=0) != count and (numbers or count):
             raise CarrierError(
                 f"the plan fuses with {max(numbers, default=0)} other models, and models= holds {count}; "
                 "give those that it was made with"
@@ -119,6 +142,10 @@ class Plan:
 
     def explain(self) -> str:
         """The plan as a person reads it."""
+        if self.stages:
+            count = len(self.stages)
+            parts = [f"stage {i + 1} of {count}:\n{s.explain()}" for i, s in enumerate(self.stages)]
+            return "\n\n".join(parts)
         lines = [
             f"{c.name}: {c.before} -> {c.after}"
             + (f"  ({', '.join(c.strategies)})" if c.strategies else "")
@@ -144,32 +171,25 @@ class Plan:
 
     def to_json(self) -> str:
         """Stable text; ``from_json`` gives the plan back."""
-        data = asdict(self)
-        data["weights"] = {
-            n: {**expansion_data(e), "maps": sorted(e.maps)} for n, e in self.weights.items()
-        }
-        return json.dumps({"meristem_plan": VERSION, **data}, indent=1, sort_keys=True)
+        return json.dumps({"meristem_plan": VERSION, **_data(self)}, indent=1, sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Plan:
         """Read a plan; CarrierError where the text is not one."""
         try:
             data = json.loads(text)
-            _check_types(data)
-            if data.pop("meristem_plan") != VERSION:
+            if isinstance(data, dict) and data.pop("meristem_plan") != VERSION:
                 raise CarrierError("the plan was written by another version; make it again")
-            data["changes"] = [
-                Change(**{**c, "strategies": tuple(c["strategies"])}) for c in data["changes"]
-            ]
-            data["weights"] = {
-                n: expansion_from({**e, "maps": {k: data["maps"][k] for k in e["maps"]}})
-                for n, e in data["weights"].items()
-            }
-            data["clones"] = {n: (s, h) for n, (s, h) in data["clones"].items()}
-            return Plan(**data)
+            return _from(data)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise CarrierError(f"this is not a meristem plan: {error}") from error
 
+
+# What the stages of a plan report, row by row.
+_REPORTS = (
+    "changes", "constants", "added", "proof", "locked", "saddles", "unused", "refusals", "approximate",
+    "notes",
+)  # fmt: skip
 
 # What a plan's JSON must hold; the rest is read piece by piece.
 _TYPES: dict[str, type] = {
@@ -180,11 +200,34 @@ _TYPES: dict[str, type] = {
     "given": dict,
     "moves": dict,
     "changes": list,
+    "stages": list,
     "method": str,
     "boundary": str,
     "compensate": str,
     "seed": int,
 }
+
+
+def _data(plan: Plan) -> dict[str, Any]:
+    """A plan as JSON-ready data; recipes name the matrices that the plan holds."""
+    weights = {n: {**expansion_data(e), "maps": sorted(e.maps)} for n, e in plan.weights.items()}
+    stages = [_data(s) for s in plan.stages]
+    return {**asdict(replace(plan, weights={}, stages=[])), "weights": weights, "stages": stages}
+
+
+def _from(data: Any) -> Plan:
+    """The plan behind ``_data``."""
+    _check_types(data)
+    data["changes"] = [
+        Change(**{**c, "strategies": tuple(c["strategies"])}) for c in data["changes"]
+    ]
+    data["weights"] = {
+        n: expansion_from({**e, "maps": {k: data["maps"][k] for k in e["maps"]}})
+        for n, e in data["weights"].items()
+    }
+    data["clones"] = {n: (s, h) for n, (s, h) in data["clones"].items()}
+    data["stages"] = [_from(s) for s in data.get("stages", [])]
+    return Plan(**data)
 
 
 def _check_types(data: Any) -> None:
@@ -222,6 +265,7 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
         "blend": e.blend,
         "maps": e.maps,
         "rule": [e.rule, *e.along],
+        "mix": list(e.mix),
     }
 
 
@@ -244,6 +288,7 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         {str(k): str(v) for k, v in data["maps"].items()},
         str(data["rule"][0]),
         tuple(int(a) for a in data["rule"][1:]),
+        tuple(map(float, data["mix"])),
     )
 
 

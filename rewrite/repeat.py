@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from meristem.rewrite.graph import Op, Weight
+from meristem.rewrite.graph import Op, Value, Weight
 from meristem.rewrite.made import COPY, Constant, Made, Rebuilt
 from meristem.rewrite.numbering import replaced, within
 from meristem.rewrite.steps import Block
@@ -17,6 +17,17 @@ class ConvEdit:
     op: Op
     kernel: tuple[int, ...]
     groups: int
+
+
+@dataclass(frozen=True)
+class ScaleEdit:
+    """Where ``op`` adds ``branch``, it adds it times a new scalar parameter ``name`` of this value; its
+    copies do so too, each with a parameter of its own."""
+
+    op: Op
+    branch: Value
+    name: str
+    value: float
 
 
 @dataclass(eq=False, kw_only=True)
@@ -59,4 +70,4 @@ class Repeat:
         return f"{place}{dot}{leaf}_{self.tag}" if not place else f"{place}_{self.tag}.{leaf}"
 
 
-__all__ = ["ConvEdit", "Repeat"]
+__all__ = ["ConvEdit", "Repeat", "ScaleEdit"]

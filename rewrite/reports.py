@@ -47,7 +47,7 @@ def _locked(solution: Solution, script: EditScript) -> Iterator[str]:
     }
     for e in script.weights:
         rounds = [int(a.replica().max()) for a in e.expansion.axes if a.grows]
-        if e.donors and max(rounds, default=0) <= len(e.donors):
+        if e.expansion.blend and 0 < len(e.donors) >= max(rounds, default=0):
             own = {a for a in copied[e.weight] if not _only_shared(flow, e.weight, a)}
             parted |= own
     if any(e.expansion.maps for e in script.weights) and not _repeated(script):

@@ -1,33 +1,34 @@
-"""The residual split: every block k times, each with 1/k of its branches.
+"""The residual split: every block k times, or every branch, each time with 1/k of it.
 
 x + F(x) becomes k steps x + F(x) / k: Euler steps of dx/dt = F, of a k-th of the length. That is another
-function. For branches f_1 .. f_s, one after another, it differs by
+function. For branches f_1 .. f_s, one after another, which are repeated together, it differs by
 
     (k - 1) / (2 k) (sum_a J_a f_a + sum_{a < b} (J_a f_b - J_b f_a)) + higher orders of f,
 
-for one branch (k - 1) / (2 k) J_F F, which grows with k to a half of J_F F. The factor is folded into the
-weights nearest the sums, so no operator is added.
+for one branch (k - 1) / (2 k) J_F F, which grows with k to a half of J_F F. Branches that are repeated one
+by one keep their order, and only the terms J_a f_a remain. The factor is folded into the weights nearest
+the sums, so that no operator is added, or is a scalar of its own on every branch (``rewrite.sublayers``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
 
 from meristem.rewrite.edits import EditScript, WeightEdit
+from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.expansion import Expansion
-from meristem.rewrite.graph import Array, Graph, Literal, Op, Value, Weight
-from meristem.rewrite.interpret import run, wide
+from meristem.rewrite.graph import Graph, Literal, Op, Value, Weight
 from meristem.rewrite.lift import Lift
+from meristem.rewrite.methods import Chosen
 from meristem.rewrite.orders import interleave
-from meristem.rewrite.registry import semantics
-from meristem.rewrite.residual import Residual
+from meristem.rewrite.residual import Residual, Streams
 from meristem.rewrite.stacks import Stack
-from meristem.rewrite.steps import Block
+from meristem.rewrite.steps import Block, Steps
 from meristem.rewrite.zeros import zeroed
 
 # What is linear in all of its terms together, in one factor, in its first operand.
@@ -36,54 +37,104 @@ _FACTORS = frozenset({"mul", "contract", "conv", "grouped_contract"})
 _FIRST = frozenset(
     {"identity", "cast", "reshape", "permute", "expand", "slice", "neg", "div", "sum"}
 )
-# Central differences along a branch move the stream by this part of its size.
-_STEP = 1e-5
 
 
-def times(stack: Stack, target: int) -> list[int]:
-    """How often each block of a stack of ``target`` blocks is there."""
-    order = interleave(stack.size // stack.period, target // stack.period)
-    return [order.count(i // stack.period) for i in range(stack.size)]
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """What is there ``times`` times: a block of a stack, or its ``part``-th branch (from 1) and sum."""
+
+    stack: Stack
+    number: int
+    part: int
+    block: Block
+    sums: tuple[Residual, ...]
+    times: int
+
+    def __str__(self) -> str:
+        block = f"block {self.number} of {self.stack.name}"
+        return f"sub-layer {self.part} of {block}" if self.part else block
 
 
-def folded(stack: Stack, target: int) -> dict[Weight, tuple[int, float]]:
-    """Weights that carry the factor: w becomes c + (w - c) / k, as weight -> (k, c).
-
-    Raises NotPreserved where the branches of a block are not linear in weights of its own.
-    """
-    out: dict[Weight, tuple[int, float]] = {}
-    for i, (block, k) in enumerate(zip(stack.blocks, times(stack, target), strict=True)):
-        if k == 1:
-            continue
-        own = _scalable(block)
-        if own is None:
-            raise NotPreserved(
-                f"block {i} of {stack.name} cannot be split: a norm follows its sums, or its branches are "
-                'not linear in weights of its own next to them; use method="identity", which adds '
-                "blocks that compute nothing yet",
-                dimension=stack.name,
-                place=block.place,
-                reason="no weights scale the branches",
-            )
-        out |= {w: (k, c) for w, c in own.items()}
+def units(graph: Graph, eq: Equations, targets: Mapping[Stack, int], chosen: Chosen) -> list[Unit]:
+    """What ``split`` repeats in stacks that grow to ``targets`` blocks, in order."""
+    steps = Steps(Streams(graph, eq)) if chosen.parts else None
+    out: list[Unit] = []
+    for stack, target in targets.items():
+        for i, k in enumerate(times(stack, target, parts=chosen.parts)):
+            if k == 1:
+                continue
+            block = stack.blocks[i]
+            if steps is None:
+                out.append(Unit(stack, i, 0, block, block.spine or (), k))
+                continue
+            for part, r in enumerate(block.sums, 1):
+                out.append(Unit(stack, i, part, steps.block(r.entry, r.op.output), (r,), k))
     return out
 
 
-def _scalable(block: Block) -> dict[Weight, float] | None:
-    """Weights in which all branches of a block are linear together, with what each is when they vanish."""
-    if block.spine is None or any(r.scaled or r.gate is not None for r in block.spine):
-        return None
-    own = zeroed([v for r in block.spine for v in r.branches], block.ops, block.weights)
+def times(stack: Stack, target: int, *, parts: bool = False) -> list[int]:
+    """How often each block of a stack of ``target`` blocks is there; ``parts`` need no whole periods."""
+    period = 1 if parts else stack.period
+    order = interleave(stack.size // period, target // period)
+    return [order.count(i // period) for i in range(stack.size)]
+
+
+def check(unit: Unit, *, explicit: bool) -> None:
+    """Raises NotPreserved where what is repeated is no x + F(x), or, with scalars that are folded, F is
+    not linear in weights of its own."""
+    if not unit.sums or any(r.scaled or (r.gate is not None and not unit.part) for r in unit.sums):
+        why = "a norm, a gate or a factor follows its sums"
+        use = "" if unit.part else "by=sublayer, which repeats every branch before them"
+    elif explicit and any(isinstance(v, Literal) for r in unit.sums for v in r.branches):
+        why, use = "its branches are summed with constants of the program", ""
+    elif not explicit and _scalable(unit) is None:
+        why = "its branches are not linear in weights of its own next to them"
+        use = "scalars=explicit, which multiplies them by scalars"
+    else:
+        return
+    use += ", or " * bool(use) + 'method="identity", which adds blocks that compute nothing yet'
+    raise NotPreserved(
+        f"{unit} cannot be split: {why}; use {use}",
+        dimension=unit.stack.name,
+        place=unit.block.place,
+        reason="no weights scale the branches" if "linear" in why else "no residual sum",
+    )
+
+
+def adders(r: Residual) -> list[tuple[Op, Value]]:
+    """The operator that adds each branch of a sum: the sum itself, or one whose result it adds on."""
+    out, stack = [], [r.op]
+    while stack:
+        op = stack.pop()
+        for v in op.inputs:
+            if v in r.branches:
+                out.append((op, v))
+            elif v.producer is not None and v.producer.kind == "add" and v is not r.entry:
+                stack.append(v.producer)
+    return out
+
+
+def folded(found: Iterable[Unit]) -> dict[Weight, tuple[int, float]]:
+    """Weights that carry the factor: w becomes c + (w - c) / k, as weight -> (k, c)."""
+    return {w: (u.times, c) for u in found for w, c in (_scalable(u) or {}).items()}
+
+
+def _scalable(unit: Unit) -> dict[Weight, float] | None:
+    """Weights in which all branches are linear together, with what each is when they vanish."""
+    block = unit.block
+    branches = [v for r in unit.sums for v in r.branches]
+    own = zeroed(branches, block.ops, block.weights)
     if own is None or not set(own) <= set(block.named):
         return None
-    return own if _linear(block, own) else None
+    return own if _linear(unit, own) else None
 
 
-def _linear(block: Block, own: Mapping[Weight, float]) -> bool:
+def _linear(unit: Unit, own: Mapping[Weight, float]) -> bool:
     """Does everything between the weights and the sums scale as they do?"""
+    added = [pair for r in unit.sums for pair in adders(r)]
     reached: set[Value] = {w for w, c in own.items() if not c}
-    sums = {r.op for r in block.spine or ()}
-    for op in block.ops:
+    sums = {r.op for r in unit.sums} | {op for op, _ in added}
+    for op in unit.block.ops:
         hit = [i for i, v in enumerate(op.inputs) if v in reached]
         if op in sums:
             continue
@@ -98,7 +149,7 @@ def _linear(block: Block, own: Mapping[Weight, float]) -> bool:
         elif not ((op.kind in _FACTORS and len(hit) == 1) or (op.kind in _FIRST and hit == [0])):
             return False
         reached.update(op.outputs)
-    return all(v in reached for r in block.spine or () for v in r.branches)
+    return all(v in reached for r in unit.sums for v in r.branches)
 
 
 def fold(script: EditScript, weights: Mapping[Weight, tuple[int, float]]) -> None:
@@ -121,110 +172,4 @@ def fold(script: EditScript, weights: Mapping[Weight, tuple[int, float]]) -> Non
             script.weights.append(edit)
 
 
-@dataclass(frozen=True)
-class Site:
-    """One split block: the error at its exit, relative to the largest value there."""
-
-    stack: str
-    block: int
-    times: int
-    predicted: float
-    measured: float
-
-    def __str__(self) -> str:
-        return (
-            f"block {self.block} of {self.stack} as {self.times}: predicted error {self.predicted:.2e} "
-            f"(first order), measured {self.measured:.2e}"
-        )
-
-
-def sites(graph: Graph, targets: Mapping[Stack, int], inputs: Mapping[str, Array]) -> list[Site]:
-    """The predicted and the measured error of every split block, each from the original's own stream.
-
-    ``inputs`` are by name, of the sizes that the graph was built for. In float64, by the interpreter.
-    """
-    held: dict[Value, Array] = {}
-    run(graph, inputs, watch=held.__setitem__)
-    held |= {v: wide(v, inputs[v.name]) for v in graph.inputs}
-    out = []
-    for stack, target in targets.items():
-        weights = folded(stack, target)
-        for i, (block, k) in enumerate(zip(stack.blocks, times(stack, target), strict=True)):
-            if k > 1:
-                out.append(_site(stack, i, _Branches(block, held, weights), k))
-    return out
-
-
-def _site(stack: Stack, i: int, f: _Branches, k: int) -> Site:
-    x = f.held[f.block.entry]
-    y, z = x, x
-    for a in range(f.count):
-        y = y + f(a, y)
-    for _ in range(k):
-        for a in range(f.count):
-            z = z + f(a, z, split=True)
-    at_x = [f(a, x) for a in range(f.count)]
-    terms = np.zeros_like(x)
-    for a in range(f.count):
-        terms += f.along(a, x, at_x[a])
-        for b in range(a + 1, f.count):
-            terms += f.along(a, x, at_x[b]) - f.along(b, x, at_x[a])
-    size = float(np.abs(y).max())
-    predicted = (k - 1) / (2 * k) * float(np.abs(terms).max()) / size
-    return Site(stack.name, i, k, predicted, float(np.abs(z - y).max()) / size)
-
-
-@dataclass
-class _Branches:
-    """The branches of a block as functions of the stream, everything outside as it was."""
-
-    block: Block
-    held: Mapping[Value, Array]
-    weights: Mapping[Weight, tuple[int, float]]
-    inside: frozenset[Op] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.inside = frozenset(self.block.ops)
-
-    @property
-    def spine(self) -> Sequence[Residual]:
-        return self.block.spine or ()
-
-    @property
-    def count(self) -> int:
-        return len(self.spine)
-
-    def __call__(self, a: int, x: Array, *, split: bool = False) -> Array:
-        """What the a-th sum adds to the stream x; ``split``: with the weights that carry 1/k."""
-        r = self.spine[a]
-        known: dict[Value, Array] = {r.entry: x.reshape(r.entry.shape)}
-        parts = [self._value(v, known, split).reshape(x.shape) for v in r.branches]
-        return np.asarray(np.sum(parts, axis=0))
-
-    def along(self, a: int, x: Array, direction: Array) -> Array:
-        """J_a times a direction, by central differences."""
-        h = _STEP * max(float(np.abs(x).max()), 1e-30) / max(float(np.abs(direction).max()), 1e-30)
-        step = h * direction
-        return np.asarray((self(a, x + step) - self(a, x - step)) / (2 * h))
-
-    def _value(self, v: Value, known: dict[Value, Array], split: bool) -> Array:
-        if v not in known:
-            op = v.producer
-            if isinstance(v, Weight):
-                known[v] = self._weight(v, split)
-            elif isinstance(v, Literal):
-                known[v] = wide(v, v.data)
-            elif op is None or op not in self.inside:
-                return self.held[v]
-            else:
-                arrays = [self._value(x, known, split) for x in op.inputs]
-                results = semantics(op.kind).evaluate(op, *arrays)
-                known |= {o: wide(o, y) for o, y in zip(op.outputs, results, strict=True)}
-        return known[v]
-
-    def _weight(self, w: Weight, split: bool) -> Array:
-        array = wide(w, w.array())
-        if not split or w not in self.weights:
-            return array
-        k, c = self.weights[w]
-        return np.asarray(c + (array - c) / k)
+__all__ = ["Unit", "adders", "check", "fold", "folded", "times", "units"]

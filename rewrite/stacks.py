@@ -110,7 +110,11 @@ class _Finder:
                 out.append(self._repeated(points, period))
             else:
                 out.append(self._stack(self.steps.between([points[0], points[-1]]), None))
-        return [s for s in out if s is not None]
+        found = [s for s in out if s is not None]
+        for block in (b for s in found for b in s.blocks):
+            inside = set(block.ops)
+            block.sums = tuple(r for r in chain if r.op in inside)
+        return found
 
     def _numbered(
         self, bounds: Sequence[Value], steps: Sequence[Block], repeats: int

@@ -18,7 +18,8 @@ class Block:
 
     ``named`` weights are read by nothing else, in an order that corresponds between equal blocks, then
     ``others`` (gates); ``spine`` are the sums on the way if nothing but them changes the stream (else
-    None); ``place`` is the longest module path that its operators share.
+    None), ``sums`` those on the way whatever else does; ``place`` is the longest module path that its
+    operators share.
     """
 
     entry: Value
@@ -29,6 +30,7 @@ class Block:
     coarse: str
     exact: str
     spine: tuple[Residual, ...] | None
+    sums: tuple[Residual, ...] = ()
 
     @property
     def weights(self) -> tuple[Weight, ...]:

@@ -1,6 +1,5 @@
-"""Training that grows: when, what it costs, learning rates; and what is learned on batches.
-
-Names are loaded at their first use; triggers, schedules and ledgers need no torch.
+"""What belongs to a run besides growth: optimizers, averages, schedules, triggers, cost; what is learned
+on batches. Names are loaded at their first use; triggers, schedules and ledgers need no torch.
 """
 
 from __future__ import annotations
@@ -9,8 +8,9 @@ import importlib
 from typing import Any
 
 _NAMES = {
-    # what belongs to a run besides its weights
-    "register_state": "states", "carry_average": "weights", "carry_scheduler": "scheduler",
+    "register_state": "states",
+    "carry_average": "weights",
+    "carry_scheduler": "scheduler",
     "separate": "parts",
     # triggers
     "ActivationRank": "triggers", "AtFlops": "triggers", "AtStep": "triggers", "AtTokens": "triggers",
@@ -26,6 +26,8 @@ _NAMES = {
     "Overshoot": "rewarm", "Ramp": "rewarm", "Rewarmed": "rewarm", "Scaled": "rewarm", "WSD": "rewarm",
     # cost
     "Count": "flops", "count_step": "flops", "counted": "flops", "Ledger": "ledger", "Saving": "ledger",
+    # search
+    "Space": "study.space", "search": "study.search", "Found": "study.trials", "draw": "study.picture",
 }  # fmt: skip
 
 __all__ = sorted(_NAMES)
@@ -33,8 +35,8 @@ __all__ = sorted(_NAMES)
 
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+        raise AttributeError(f"module 'meristem.training' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"meristem.training.{_NAMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

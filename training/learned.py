@@ -1,14 +1,15 @@
 """Learning the maps of a growth: LiGO (arXiv:2303.00980).
 
-Every grown weight is W' = B_out W A_in^t with one matrix C for each dimension (``rewrite.maps``). The loss
-of the larger model is differentiated with respect to these C alone; the small model's weights stay.
-Afterwards the products are folded into plain weights.
+Every grown weight is W' = B_out W A_in^t with one matrix C for each dimension (``rewrite.maps``), and in
+stacks that grow W'_l = B_out (sum_j D_lj W_j) A_in^t with one matrix D for each kind of tensor
+(``rewrite.combine``). The loss of the larger model is differentiated with respect to these C and D alone;
+the small model's weights stay. Afterwards the products are folded into plain weights.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -32,40 +33,63 @@ LARGEST = 1e6
 class Settings:
     """``steps`` of Adam at ``rate``; C = start + U V of this ``rank``, or any C where it is zero.
 
-    The start is that of replicas plus ``noise``, for replicas of one unit would learn alike.
+    The start is that of replicas plus ``noise``, for replicas of one unit would learn alike; so it is for
+    blocks. With ``tied`` all tensors of a stack have one D.
     """
 
     steps: int = 100
     rate: float = 0.01
     rank: int = 0
     noise: float = 0.03
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """A weight of the larger model: its ``recipe``, and what that maps, in float64: one tensor, or with a
+    ``key`` several that are summed with the entries of that D in ``row`` and ``columns``."""
+
+    recipe: Expansion
+    cores: Sequence[Array]
+    key: str = ""
+    row: int = 0
+    columns: tuple[int, ...] = ()
 
 
 def learn(
     module: nn.Module,
-    cores: Mapping[str, Array],
-    recipes: Mapping[str, Expansion],
+    made: Mapping[str, Made],
     sizes: Mapping[str, tuple[int, int]],
+    depths: Mapping[str, Array],
     loss: Loss,
     settings: Settings,
     seed: int = 0,
 ) -> dict[str, Array]:
-    """The matrices C [new - old, old] by name.
+    """The matrices C [new - old, old] and D [new blocks, old blocks] by name.
 
-    ``module`` is the larger model, ``cores`` its parameters before they are mapped, ``recipes`` how their
-    axes are mapped, by name; ``sizes`` old and new size of every dimension. ``loss`` is called once in each
-    step with a module that computes the larger model.
+    ``module`` is the larger model, ``made`` its parameters by name; ``sizes`` are old and new size of every
+    dimension, ``depths`` what each D starts from, below zero where it has no entry. ``loss`` is called once
+    in each step with a module that computes the larger model.
 
     Raises MeristemError where the loss is not one finite number that depends on the parameters.
     """
-    maps = {k: _Map(old, new, k, settings, seed) for k, (old, new) in sizes.items()}
+    maps: dict[str, _Map | _Depth] = {
+        k: _Map(old, new, k, settings, seed) for k, (old, new) in sizes.items()
+    }
+    maps |= {k: _Depth(d, k, settings, seed) for k, d in depths.items()}
     leaves = [p for m in maps.values() for p in m.leaves]
-    fixed = {n: torch.from_numpy(np.ascontiguousarray(c)) for n, c in cores.items()}
+    shared: dict[int, torch.Tensor] = {}
+    for c in (c for m in made.values() for c in m.cores):
+        shared.setdefault(id(c), torch.from_numpy(np.ascontiguousarray(c)))
+    fixed = {n: [shared[id(c)] for c in m.cores] for n, m in made.items()}
     dtypes = {n: p.dtype for n, p in module.named_parameters(remove_duplicate=False)}
     optimizer = torch.optim.Adam(leaves, lr=settings.rate)
     for _ in range(settings.steps):
         matrices = {k: m.matrix() for k, m in maps.items()}
-        weights = {n: _mapped(fixed[n], recipes[n], matrices).to(dtypes[n]) for n in fixed}
+        weights = {
+            n: _mapped(_summed(fixed[n], m, matrices), m.recipe, matrices).to(dtypes[n])
+            for n, m in made.items()
+        }
         value = loss(_With(module, weights))
         refuse_no_loss(value)
         optimizer.zero_grad()
@@ -102,6 +126,20 @@ class _Map:
         return self.start + reduce(torch.matmul, self.leaves)
 
 
+class _Depth:
+    """One D: the order in which blocks are copied, and what is learned of it where it has entries."""
+
+    def __init__(self, start: Array, key: str, settings: Settings, seed: int) -> None:
+        noise = generator(f"{seed}|{key}|learned").standard_normal(start.shape)
+        self.entries = torch.from_numpy(start >= 0)
+        first = np.maximum(start, 0) + settings.noise * noise * (start >= 0)
+        self.start = torch.from_numpy(first)
+        self.leaves = [torch.zeros(start.shape, dtype=torch.float64, requires_grad=True)]
+
+    def matrix(self) -> torch.Tensor:
+        return self.start + self.leaves[0] * self.entries
+
+
 class _With(nn.Module):
     """A module with other parameters, as the caller's loss sees it."""
 
@@ -111,6 +149,16 @@ class _With(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return torch.func.functional_call(self.inner, self.weights, args, kwargs)
+
+
+def _summed(
+    cores: Sequence[torch.Tensor], made: Made, matrices: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """sum_j D_lj W_j, or the one tensor."""
+    if not made.key:
+        return cores[0]
+    row = matrices[made.key][made.row]
+    return torch.stack([row[j] * c for j, c in zip(made.columns, cores, strict=True)]).sum(0)
 
 
 def _mapped(
@@ -137,4 +185,4 @@ def _matrix(term: Any, matrices: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return reduce(torch.kron, parts) if term[0] == "prod" else torch.block_diag(*parts)
 
 
-__all__ = ["Settings", "learn"]
+__all__ = ["Made", "Settings", "learn"]

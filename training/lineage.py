@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.expansion import Expansion
+from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
 
 
@@ -14,8 +16,8 @@ from meristem.rewrite.plan import Plan
 class Heir:
     """One weight of the grown model. ``source`` is the old weight that it stems from, by the name of its
     recipe; None where there is none (gates, routers). ``whole``: it is that weight, grown; otherwise it was
-    made for a new layer. ``among`` is how many have it to share where there is no such one (experts of a
-    mixture that was an MLP)."""
+    made for a new layer. ``among`` is how many equal weights do together what the old one did, and so share
+    its gradient: experts of a mixture that was an MLP, blocks that are split."""
 
     name: str
     source: str | None
@@ -30,6 +32,13 @@ class Lineage:
 
     plan: Plan
     names: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        if self.plan.stages:
+            raise MeristemError(
+                f"this growth took {len(self.plan.stages)} stages; grow by the plans in plan.stages one "
+                "after another, and do this after each"
+            )
 
     def recipe(self, source: str) -> Expansion | None:
         """The recipe of an old weight; None where it stays as it is."""
@@ -46,9 +55,11 @@ class Lineage:
         out = list(found.values())
         homes = {h.source for h in out if h.whole}
         lost = {h.source for h in out if not h.whole} - homes
-        count = {s: sum(h.source == s for h in out) for s in lost if s is not None}
+        if method(self.plan.method).divides:
+            lost |= {h.source for h in out if not h.whole}
+        count = Counter(h.source for h in out)
         return [
-            Heir(h.name, h.source, False, count[h.source]) if h.source in count else h for h in out
+            replace(h, among=count[h.source]) if h.source in lost and h.source else h for h in out
         ]
 
     def _of(self, name: str) -> Heir:

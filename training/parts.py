@@ -78,10 +78,11 @@ class Parts(nn.Module):
 
 @dataclass(eq=False)
 class _Split:
-    """One weight in two: ``places`` are all that is tied to it."""
+    """One weight in two: ``places`` are all that is tied to it, ``orders`` the names beside them."""
 
     name: str
     places: list[Place]
+    orders: list[list[str]]
     old: nn.Parameter
     new: nn.Parameter
 
@@ -137,7 +138,8 @@ def separate(grown: Grown, module: nn.Module, optimizer: Optimizer, **settings: 
     moments are zero count their steps from zero. Until ``fuse``, split weights stand in the module's
     state dict as ``parametrizations.<weight>.original0`` (old) and ``original1`` (new).
 
-    Raises MeristemError where a setting is unknown, nothing is new, or the optimizer needs whole matrices.
+    Raises MeristemError where a setting is unknown, nothing is new, the optimizer needs whole matrices, or
+    the growth was carried out in stages.
     """
     rules_of(type(optimizer))
     unknown = settings.keys() - optimizer.param_groups[0].keys()
@@ -148,6 +150,11 @@ def separate(grown: Grown, module: nn.Module, optimizer: Optimizer, **settings: 
         )
     if any(GROWN_FROM in g for g in optimizer.param_groups):
         raise MeristemError("the optimizer has groups of new parameters already; fuse them first")
+    if len(grown.plan.steps) > 1:
+        raise MeristemError(
+            f"this growth was carried out in {len(grown.plan.steps)} stages, between which weights change "
+            "twice; call grow once for each, and separate after the last"
+        )
     new, split = _new(grown, module, optimizer)
     if not new and not split:
         raise MeristemError("nothing in this optimizer is new, so nothing can be separated")
@@ -217,6 +224,7 @@ def _split(module: nn.Module, name: str, p: nn.Parameter, recipe: Expansion) -> 
         for leaf, q in owner._parameters.items()
         if q is p
     ]
+    orders = [list(owner._parameters) for owner, _ in places]
     originals: list[nn.Parameter] = []
     for owner, leaf in places:
         parametrize.register_parametrization(owner, leaf, Parts(recipe))
@@ -224,19 +232,21 @@ def _split(module: nn.Module, name: str, p: nn.Parameter, recipe: Expansion) -> 
         if originals:
             stored.original0, stored.original1 = originals
         originals = [stored.original0, stored.original1]
-    return _Split(name, places, *originals)
+    return _Split(name, places, orders, *originals)
 
 
 def _plain(split: _Split) -> nn.Parameter:
     """The weight as one parameter again, everywhere."""
     whole: nn.Parameter | None = None
-    for owner, leaf in split.places:
+    for (owner, leaf), order in zip(split.places, split.orders, strict=True):
         parametrize.remove_parametrizations(owner, leaf)
         if whole is None:
             whole = nn.Parameter(
                 getattr(owner, leaf).detach(), requires_grad=split.old.requires_grad
             )
         setattr(owner, leaf, whole)
+        for other in (n for n in order if n in owner._parameters):
+            owner._parameters[other] = owner._parameters.pop(other)
     assert whole is not None
     return whole
 

@@ -118,11 +118,6 @@ class Rewarmed:
         return self.scheduler.optimizer
 
     @property
-    def base_lrs(self) -> list[float]:
-        """Those of the scheduler inside, where it has some."""
-        return list(self.scheduler.base_lrs)
-
-    @property
     def last_epoch(self) -> int:
         """That of the scheduler inside."""
         return int(self.scheduler.last_epoch)

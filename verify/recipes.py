@@ -26,13 +26,15 @@ class Recipes:
 
     ``source`` reads a tensor of the source model by name. ``weights`` are recipes by every name of a
     weight, ``clones`` the names that depth makes or moves (name -> (source name or "", the text of a recipe
-    of ``rewrite.made``)), ``constants`` stored constants that the plan rewrites.
+    of ``rewrite.made``)), ``constants`` stored constants that the plan rewrites. ``before`` are the recipes
+    that made the source, where it is the result of a growth too.
     """
 
     source: Callable[[str], Array]
     weights: Mapping[str, Expansion] = field(default_factory=dict)
     clones: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     constants: Mapping[str, Array] = field(default_factory=dict)
+    before: Recipes | None = None
 
     def recipe(self, name: str) -> Expansion | None:
         """The recipe behind a name of the grown model; None where the tensor only moves or stays."""
@@ -50,6 +52,14 @@ class Recipes:
         if data is None:
             data = self._grown(source)
         return data if how == "copy" else made(how).apply(data)
+
+    def averages(self, name: str) -> bool:
+        """Is any entry of a tensor made of several, so that roundings of others show in it?"""
+        recipe = self.recipe(name)
+        if recipe is not None and _averages(recipe):
+            return True
+        source = self.clones.get(name, (name, ""))[0]
+        return self.before is not None and self.before.averages(source)
 
     def made(self, name: str) -> Made:
         """What depth makes of the source of ``name``."""
@@ -99,9 +109,10 @@ class Stored:
     failures: list[str] = field(default_factory=list)
 
     def add(
-        self, name: str, stored: Array, dtype: str, exact: Array, recipe: Expansion | None
+        self, name: str, stored: Array, dtype: str, exact: Array, averaged: bool, steps: int = 1
     ) -> None:
-        """One tensor: equal to what the recipe gives, but for one rounding to ``dtype``.
+        """One tensor: equal to what the recipe gives, but for a rounding to ``dtype`` in every one of the
+        ``steps`` of growth.
 
         A mean is taken over entries that are already rounded, and shares are of them, so these may be off
         by a rounding of the largest of them.
@@ -118,9 +129,9 @@ class Stored:
             self.measures.append(Measure(f"stored {name} (entries that differ)", count, 0.0))
             return
         wide = stored.astype(np.float64)
-        eps = EPSILON[dtype]
+        eps = EPSILON[dtype] * max(1.0, steps / 2)  # a rounding is off by half of it at most
         limit = eps * np.abs(exact) + _SMALLEST[dtype]
-        if recipe is not None and _averages(recipe):
+        if averaged:
             limit = limit + eps * np.abs(exact).max()
         with np.errstate(invalid="ignore"):
             error = np.where(

@@ -92,6 +92,22 @@ def judge(
     return Verdict(word, reason, list(measures), list(inputs), [*wrong[1:], *notes])
 
 
+def in_turn(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of growths one after another: the worst of theirs, with what each says."""
+    if len(verdicts) == 1:
+        return verdicts[0]
+    order = (DIFFERS, NOT_CHECKED, APPROXIMATE, NOISE_FLOOR, BIT_EXACT)
+    worst = min(verdicts, key=lambda v: order.index(v.word))
+    reasons = dict.fromkeys(v.reason for v in verdicts if v.word == worst.word)
+    measures = [
+        Measure(f"{m.what} (growth {i + 1})", m.error, m.limit)
+        for i, v in enumerate(verdicts)
+        for m in v.measures
+    ]
+    notes = [f"growth {i + 1}: {n}" for i, v in enumerate(verdicts) for n in v.notes]
+    return Verdict(worst.word, "; ".join(reasons), measures, verdicts[0].inputs, notes)
+
+
 def not_checked(reason: str) -> Verdict:
     """A level that was left out; it never counts as passed."""
     return Verdict(NOT_CHECKED, reason)
@@ -161,4 +177,4 @@ def _finite(x: Any) -> Any:
     return x
 
 
-__all__ = ["LEVELS", "Measure", "Report", "Verdict", "judge", "not_checked"]
+__all__ = ["LEVELS", "Measure", "Report", "Verdict", "in_turn", "judge", "not_checked"]

@@ -220,7 +220,9 @@ def command(*words, module="meristem"):
     )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["grow", "--help"], ["--version"], ["inspect"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["grow", "--help"], ["search", "--help"], ["--version"], ["inspect"]]
+)
 def test_words_come_without_heavy_imports(words):
     code = (
         f"import sys\nsys.argv = ['meristem', *{words!r}]\nfrom meristem.cli import main\n"

@@ -13,9 +13,9 @@ from tests.house.tree import ROOT
 
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 PAGES = ("docs/how-it-works.md", "docs/add-an-operator.md")
-PASSES, OPERATORS = (
+PASSES, OPERATORS, TRAINING = (
     sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs" / folder).glob("*.md"))
-    for folder in ("passes", "methods")
+    for folder in ("passes", "methods", "training")
 )
 # Operators whose page has another name: that of the pass that they are about.
 ELSEWHERE = {"identity": "layers", "interpolate": "positions"}
@@ -70,8 +70,10 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path):
     assert words(run(code, tmp_path)) == words(said)
 
 
-@pytest.mark.parametrize("pages", [PASSES, pytest.param(OPERATORS, marks=pytest.mark.full)])
-def test_the_pages_of_passes_and_methods_run_and_print_what_they_say(pages, tmp_path):
+@pytest.mark.parametrize(
+    "pages", [PASSES, *(pytest.param(p, marks=pytest.mark.full) for p in (OPERATORS, TRAINING))]
+)
+def test_the_pages_of_a_folder_run_and_print_what_they_say(pages, tmp_path):
     found = {page: blocks(page) for page in pages}
     assert all(code and said for code, said in found.values())
     codes = {page: code for page, (code, _) in found.items()}

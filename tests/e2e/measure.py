@@ -10,6 +10,7 @@ import onnxruntime
 import torch
 from torch.utils import _pytree as pytree
 
+import meristem
 from meristem.backends.program import lift_tensors
 from meristem.carriers.torch_double import double_module, double_tensors
 from meristem.rewrite.edits import WeightEdit
@@ -24,7 +25,17 @@ def leaves(*tree: Any) -> list[torch.Tensor]:
 
 def recipes_in_double(model: Any, grown: Any) -> dict[str, torch.Tensor]:
     """The grown model's tensors: recipes evaluated in float64 from the source's stored weights."""
-    plan = grown.plan
+    wide = double_tensors(model.carrier.tensors)
+    *before, last = grown.plan.steps
+    for plan in before:
+        then = meristem.grow(model, plan)
+        wide = evaluated(model, plan, wide, then.carrier.tensors)
+        model = then
+    return evaluated(model, last, wide, grown.carrier.tensors)
+
+
+def evaluated(model: Any, plan: Any, wide: Any, tensors: Any) -> dict[str, torch.Tensor]:
+    """What one growth makes of ``wide`` tensors of a model, which are stored afterwards as ``tensors``."""
     stored = {n: w for w in model.graph.weights for n in w.names}
     edits = {
         name: WeightEdit(w, recipe, tuple(stored[d] for d in recipe.donors))
@@ -33,8 +44,8 @@ def recipes_in_double(model: Any, grown: Any) -> dict[str, torch.Tensor]:
         if recipe is not None
         for name in w.names
     }
-    wide = lift_tensors(double_tensors(model.carrier.tensors), edits)
-    out = dict(grown.carrier.tensors)
+    wide = lift_tensors(wide, edits)
+    out = dict(tensors)
     for name, stored in out.items():
         source, how = plan.clones.get(name, (name, "copy"))
         old = wide.get(source, torch.zeros_like(stored, dtype=torch.float64))
@@ -42,8 +53,7 @@ def recipes_in_double(model: Any, grown: Any) -> dict[str, torch.Tensor]:
         if source in wide and new.shape == stored.shape:
             out[name] = new
     return {
-        name: t.double() if t.dtype.is_floating_point else grown.carrier.tensors[name]
-        for name, t in out.items()
+        name: t.double() if t.dtype.is_floating_point else tensors[name] for name, t in out.items()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 
 import meristem
-from tests.e2e.measure import algebra_error
+from meristem.rewrite.errors import MeristemError, NotPreserved, SizeError
+from tests.e2e.measure import algebra_error, run
 from tests.e2e.test_methods import model_of
+from tests.verify.models import spoil
 
 LIMIT = 1e-10
 
@@ -55,6 +58,11 @@ def decoder() -> Any:
         ),
         ("net2wider+upcycle:top=2", {"mlp": 18, "experts": 4}, {}),
         (
+            "lemon+cancel+upcycle",
+            {"mlp": 18, "layers": 3, "experts@blocks.0": 4, "experts": 2},
+            {"at": [1]},
+        ),
+        (
             "clone:noise=0.2+identity",
             {"mlp": "x2", "heads": "x2", "layers": "x2"},
             {"at": "spread"},
@@ -76,6 +84,159 @@ def test_in_one_call(method: str, request_: dict[str, Any], options: dict[str, A
     ours, theirs = grown.state_dict(), again.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+
+
+def test_stages_are_growths_one_after_another(tmp_path: Path) -> None:
+    """Layers first, then mixtures of all their MLPs: a new block's has as many experts as the block's that
+    it is a copy of."""
+    model = decoder()
+    sizes: dict[str, int | str] = {"layers": 4, "experts@blocks.0": 4, "experts": 2}
+    grown = meristem.grow(model, sizes, method="upcycle", at="spread")
+    layers, mixtures = grown.plan.stages
+    assert (layers.method, mixtures.method) == ("preserve", "upcycle")
+    assert mixtures.sizes == {f"experts@blocks.{i}": n for i, n in enumerate((4, 4, 2, 2))}
+    assert grown.plan.sizes == {"layers@blocks": 4, "experts@blocks.0": 4, "experts@blocks.1": 2}
+    at = model
+    for stage in (layers, mixtures):
+        at = meristem.grow(at, stage)
+    ours, theirs = grown.state_dict(), at.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+    assert set(grown.plan.added) == {*layers.added, *mixtures.added}
+    file = meristem.load(model.save(tmp_path / "small.onnx"))
+    big = meristem.grow(file, meristem.Plan.from_json(grown.plan.to_json()))
+    assert meristem.verify(file, big).ok
+    ((got,),) = run(big.save(tmp_path / "big.onnx"), [[TOKENS]], optimised=False)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(got), grown.module()(TOKENS))
+
+
+def test_growth_in_stages_is_checked_as_a_whole() -> None:
+    model = decoder()
+    grown = meristem.grow(model, {"layers": 3, "experts": 2}, method="upcycle")
+    report = meristem.verify(model, grown, runtime="torch")
+    assert [v.word for v in report.levels.values()] == ["noise-floor"] * 3, str(report)
+    spoil(grown, next(n for n in grown.carrier.tensors if n.startswith("blocks.0.")), by=1e-3)
+    wrong = meristem.verify(model, grown, runtime="torch")
+    assert wrong.levels["algebra"].word == "differs"
+    grown.plan.stages.pop(0)
+    assert "does not start from this model" in str(meristem.verify(model, grown, runtime="torch"))
+
+
+def test_an_optimizer_goes_on_through_stages() -> None:
+    """Its state is what it becomes when the stages are carried out one by one."""
+    torch.manual_seed(0)
+    net = Decoder().eval()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    for _ in range(2):
+        optimizer.zero_grad()
+        net(TOKENS).square().mean().backward()
+        optimizer.step()
+    model = meristem.trace(net, (TOKENS,))
+    grown = meristem.grow(model, {"layers": 3, "mlp": 18, "experts": 2}, method="lemon+upcycle")
+    module = grown.module()
+    at, last, states = model, net, optimizer
+    for stage in grown.plan.stages:
+        at = meristem.grow(at, stage)
+        source, last = last, at.module()
+        states = at.optimizer(states, module=last, source=source)
+    whole = grown.optimizer(optimizer, module=module)
+    for (name, p), (_, q) in zip(module.named_parameters(), last.named_parameters(), strict=True):
+        ours, theirs = whole.state.get(p, {}), states.state.get(q, {})
+        assert ours.keys() == theirs.keys(), name
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours), name
+    carried, stored = grown.carry(net.state_dict()), grown.state_dict()
+    assert carried.keys() == stored.keys()
+    for name, w in stored.items():
+        torch.testing.assert_close(carried[name], w)
+    with pytest.raises(MeristemError, match="this growth took 2 stages"):
+        meristem.training.separate(grown, module, whole)
+
+
+class Viewer(nn.Module):
+    """Square images to scores, by patches with places, blocks with the norm first."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        self.places = nn.Parameter(torch.randn(1, (side // 4) ** 2, 8))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True, norm_first=True)
+            for _ in range(2)
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        x = self.patches(image).flatten(2).transpose(1, 2) + self.places
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(1))
+
+
+def viewer() -> Any:
+    torch.manual_seed(0)
+    return meristem.trace(Viewer(8).eval(), (torch.randn(2, 3, 8, 8),))
+
+
+@pytest.mark.parametrize(
+    ("method", "rest", "request_"),
+    [
+        ("interpolate+lemon+cancel", "lemon+cancel", {"hidden": 12, "mlp": 20, "layers": 3}),
+        pytest.param(
+            "upcycle+interpolate",
+            "upcycle",
+            {"layers": 3, "experts": 2},
+            marks=pytest.mark.full,
+        ),
+        pytest.param("masked+interpolate", "masked", {"mlp": 16}, marks=pytest.mark.full),
+        pytest.param(
+            "interpolate+stack", "stack", {"heads": 3, "layers": 4}, marks=pytest.mark.full
+        ),
+    ],
+)
+def test_images_with_other_growth(
+    method: str, rest: str, request_: dict[str, Any], tmp_path: Path
+) -> None:
+    """As in two calls, images first; the error that is reported is that of both together."""
+    model = viewer()
+    grown = meristem.grow(model, {"image": 16, **request_}, method=method)
+    larger = meristem.grow(model, {"image": 16}, method="interpolate")
+    both = meristem.grow(larger, request_, method=rest)
+    ours, theirs = grown.state_dict(), both.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[n], theirs[n]) for n in ours)
+    report = meristem.verify(model, grown, runtime="torch")
+    assert report.ok, str(report)
+    assert report.levels["algebra"].word == "approximate"
+    assert "images grow" in report.levels["algebra"].reason
+    file = meristem.load(model.save(tmp_path / "small.onnx"))
+    big = meristem.grow(file, meristem.Plan.from_json(grown.plan.to_json()))
+    assert meristem.verify(file, big).ok
+    image = torch.randn(2, 3, 16, 16)
+    ((got,),) = run(big.save(tmp_path / "big.onnx"), [[image]], optimised=False)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(got), grown.module()(image))
+
+
+def test_masks_of_a_growth_in_stages_move() -> None:
+    grown = meristem.grow(viewer(), {"image": 16, "mlp": 16}, method="masked+interpolate")
+    with pytest.raises(NotPreserved, match="carry it to 1 with anneal"):
+        meristem.plan(grown, {"mlp": 20})
+    whole = grown.anneal(1)
+    assert [p.method for p in whole.plan.stages] == ["interpolate", "masked:mask=1.0"]
+    assert "growth_mask" not in whole.state_dict()
+    assert meristem.plan(whole, {"mlp": 20}).changes
+
+
+def test_what_does_not_go_together() -> None:
+    model = viewer()
+    for sizes, options, why in (
+        ({"image": 16, "mlp": 24}, {"method": "fuse+interpolate", "models": [model]}, "images grow before"),
+        ({"image": 16, "mlp": 16}, {"method": "interpolate", "boundary": "crop"}, "keeps the interface"),
+        ({"image": 18, "mlp": 16}, {"method": "interpolate"}, "it is read in patches of 4"),
+        ({"image": 16, "mlp": 13, "heads": 1}, {"method": "interpolate"}, "cannot become 1"),
+    ):  # fmt: skip
+        with pytest.raises(SizeError, match=why):
+            meristem.plan(model, sizes, **options)
 
 
 def test_one_after_another() -> None:

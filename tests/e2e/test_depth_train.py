@@ -37,7 +37,10 @@ TASKS = {
     "pictures": (Residual, textures, "layers"),
     "plain pictures": (Pictures, textures, "layers@second"),
 }
-RESIDUAL = ("identity", "cancel", "stack", "stack:order=interleave", "split")
+RESIDUAL = (
+    "identity", "cancel", "stack", "stack:order=interleave", "split", "split:by=sublayer",
+    "split:scalars=explicit",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,8 @@ def test_new_layers_learn_and_part(task: str, method: str) -> None:
     weights = state(module)
     for name in fresh:
         source, _ = grown.plan.clones[name]
-        rows = weights[name].flatten(1) if weights[name].dim() > 1 else weights[name][:, None]
+        many = weights[name].dim() > 1
+        rows = weights[name].flatten(1) if many else weights[name].reshape(-1, 1)
         if source and weights[name].shape == weights.get(source, rows).shape:
             assert (weights[name] - weights[source]).abs().max() > 1e-3, f"{name} is {source}"
         if len(rows) > 1 and weights[name].dim() > 1:

@@ -207,7 +207,7 @@ def test_noise_of_clones_cancels() -> None:
         ("clone+pair", "names two methods of width"),
         ("stack:order=random", "the options of stack are order=whole, interleave, middle, overlap"),
         ("identity:order=whole", "the options of identity are insides=copied, fresh"),
-        ("identity:insides=odd", "insides of new blocks are copied or fresh"),
+        ("identity:insides=odd", "the options of identity are insides=copied, fresh"),
     ):
         with pytest.raises(MeristemError, match=why):
             meristem.plan(model, {"mlp@first": 24}, method=text)

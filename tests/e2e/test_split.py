@@ -147,7 +147,9 @@ def test_it_combines_with_width_and_binds_to_files(tmp_path: Path) -> None:
 
 def test_where_a_norm_follows_the_sum_it_is_refused() -> None:
     model, _, _ = traced("bert")
-    with pytest.raises(NotPreserved, match=r'cannot be split: a norm follows.*method="identity"'):
+    with pytest.raises(
+        NotPreserved, match=r"a norm, a gate or a factor follows its sums; use by=sublayer"
+    ):
         meristem.plan(model, {"layers": 4}, method="split")
 
 

@@ -303,7 +303,6 @@ def test_refusals(model, grown):
         ({"experts": 4}, "upcycle:top=1", MeristemError, "so that no router would learn"),
         ({"experts": 4}, "upcycle:k=2", MeristemError, "the option of upcycle is top=2"),
         ({"experts@third": 4}, "upcycle", SelectorError, "matches nothing"),
-        ({"experts": 4, "layers": 3}, "upcycle", SizeError, "grow the layers first"),
     ):
         with pytest.raises(error, match=why):
             meristem.plan(model, sizes, method=method)

@@ -260,6 +260,30 @@ def test_what_does_not_belong_is_refused_and_nothing_changes():
         grown.optimizer(optimizer)
 
 
+@pytest.mark.parametrize(
+    ("method", "sizes"), [("split", {"layers": 4}), ("upcycle:top=2", {"experts": 4})]
+)
+def test_equal_weights_that_do_together_what_one_did_share_its_gradient(method, sizes):
+    """Their gradients sum to the old one; last weights of split blocks hold a part, so have more of it."""
+    net, x, _, optimizer = trained("decoder", "adamw")
+    grown = meristem.grow(meristem.trace(net, (x,)), sizes, method=method)
+    larger = grown.module()
+    after = grown.optimizer(optimizer)
+    new = dict(larger.named_parameters(remove_duplicate=False))
+    descent = Lineage(grown.plan, grown.origin.names)
+    old = dict(net.named_parameters())
+    heirs = descent.heirs((n, id(p)) for n, p in new.items())
+    shared = {h.source for h in heirs if h.among > 1}
+    assert len(shared) == (18 if method == "split" else 6)
+    for source in shared:
+        own = [h.name for h in heirs if h.source == source]
+        k = len(own)
+        for name in own:
+            folded = (new[name].detach() / old[source].detach()).mean()
+            expected = optimizer.state[old[source]]["exp_avg"] / (k * folded)
+            torch.testing.assert_close(after.state[new[name]]["exp_avg"], expected)
+
+
 class Lion(torch.optim.Optimizer):
     """Sign of an average of gradients (arXiv:2302.06675)."""
 

@@ -131,6 +131,17 @@ def test_new_entries_have_settings_of_their_own(run):
         separate(grown, larger, factored)
 
 
+@pytest.mark.full
+def test_growth_in_stages_is_not_split():
+    net, x, _ = NETS["decoder"]()
+    optimizer = torch.optim.AdamW(net.parameters())
+    sizes = {"layers": 3, "experts": 4}
+    grown = meristem.grow(meristem.trace(net, (x,)), sizes, method="upcycle:top=2")
+    larger = grown.module()
+    with pytest.raises(MeristemError, match="in 2 stages"):
+        separate(grown, larger, grown.optimizer(optimizer, module=larger))
+
+
 SCHEDULERS = {
     "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 20),
     "function": lambda o: lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),

@@ -14,6 +14,7 @@ from torch.optim import lr_scheduler as of_torch
 
 from meristem.rewrite.errors import MeristemError
 from meristem.training.rewarm import WSD, Overshoot, Ramp, Rewarmed, Scaled
+from meristem.training.scheduler import GROWN_FROM, carry_scheduler
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "cosine": lambda o: of_torch.CosineAnnealingLR(o, 100),
@@ -87,6 +88,25 @@ def test_it_goes_on_where_it_stopped() -> None:
         with pytest.raises(MeristemError, match="wrap as the run did"):
             second.load_state_dict(state)  # type: ignore[arg-type]
     assert second.state_dict() == before
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_it_goes_on_through_another_growth(kind: str) -> None:
+    """With what takes schedulers through a growth; the optimizer has one group more then."""
+    first = Rewarmed(SCHEDULERS[kind](_optimizer()), Overshoot(40, steps=5), groups=[1])
+    _steps(first, 9)
+    larger = _optimizer()
+    for group, old in zip(larger.param_groups, first.optimizer.param_groups, strict=True):
+        group |= {n: x for n, x in old.items() if n != "params"}
+    new = nn.Parameter(torch.zeros(2))
+    larger.add_param_group(larger.param_groups[0] | {"params": [new], GROWN_FROM: 0})
+    second = Rewarmed(carry_scheduler(first, larger), Scaled(0.5), groups=[2])
+    before = first.state_dict()
+    ours = _steps(second, 8)
+    assert first.state_dict() == before
+    theirs = _steps(first, 8)
+    assert [x[:2] for x in ours] == theirs
+    assert [x[2] for x in ours] == pytest.approx([x[0] / 2 for x in theirs])
 
 
 def test_a_scheduler_that_reads_a_loss() -> None:

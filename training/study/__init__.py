@@ -1,0 +1,1 @@
+"""Searching growth schedules: what grows, when, how much, by which method."""
