@@ -81,8 +81,9 @@ def plan(
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n", "xf"
-    or "%n" (up to the next multiple of n). ``method`` is a name of docs/methods.md, with options after a
-    colon, and one for depth after a plus ("clone:noise=0.1+stack"). ``given`` maps names of weights to
+    or "%n" (up to the next multiple of n); what has to read other growth comes in a later stage of the
+    plan. ``method`` is a name of docs/methods.md, with options after a colon, and others for depth, experts
+    and images after a plus ("clone:noise=0.1+stack"). ``given`` maps names of weights to
     what their free new entries hold: "mean" (of the old), or an array, of the new coordinates along one
     axis ([new rows, hidden]) or of the whole new shape. ``models`` are the others that "fuse" sets beside
     the model; ``loss`` is what "learned" and "gradmax" lower: a function of a module that returns one
@@ -92,10 +93,8 @@ def plan(
     """
     options = {"boundary": boundary, "compensate": compensate, "at": at, "seed": seed}
     with in_memory(sizes):
-        supplied = Supplied(_listed(models), loss)
-        return prepare(
-            model, sizes, method=method, given=given, supplied=supplied, batches=batches, **options
-        ).plan
+        supplied = Supplied(_listed(models), loss, batches=batches)
+        return prepare(model, sizes, method=method, given=given, supplied=supplied, **options).plan
 
 
 def grow(
@@ -118,12 +117,12 @@ def grow(
             given.check_models(len(_listed(models)))
             options = {**given.options, **options}
             sizes = {by_name(n): s for n, s in given.sizes.items()}
-            supplied = Supplied(_listed(models), loss, given.learned)
-            prepared = prepare(model, sizes, supplied=supplied, batches=batches, **options)
+            supplied = Supplied(_listed(models), loss, given.learned, batches=batches)
+            prepared = prepare(model, sizes, supplied=supplied, **options)
             check_plan(given, prepared)
         else:
-            supplied = Supplied(_listed(models), loss)
-            prepared = prepare(model, sizes_or_plan, supplied=supplied, batches=batches, **options)
+            supplied = Supplied(_listed(models), loss, batches=batches)
+            prepared = prepare(model, sizes_or_plan, supplied=supplied, **options)
         source = model if prepared.masked else None
         origin = Origin.of(model, prepared.passed)
         return Model(prepared.carrier, model.side, prepared.plan, tuple(models), source, origin)

@@ -83,7 +83,7 @@ class Plan:
         for name in _REPORTS:
             rows = [row for s in stages for row in getattr(s, name)]
             setattr(self, name, rows if name == "changes" else list(dict.fromkeys(rows)))
-        self.given = {}
+        self.given, self.statistics = {}, {}
 
     @property
     def learned(self) -> dict[str, str]:
