@@ -94,7 +94,7 @@ class Found:
         for (c0, l0), (c1, l1) in pairwise([*ends[:1], *ends]):
             if l1 <= trial.loss <= l0:
                 share = (l0 - trial.loss) / (l0 - l1) if l0 > l1 else 0.0
-                return 1 - trial.flops / (c0 * (c1 / c0) ** share)
+                return float(1 - trial.flops / (c0 * (c1 / c0) ** share))
         return None
 
     def data(self) -> dict[str, Any]:
