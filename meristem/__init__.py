@@ -33,6 +33,9 @@ _NAMES = {
     "OutputError": "rewrite.errors",
 }  # fmt: skip
 
+# Rooms with public names of their own.
+_ROOMS = ("training", "integrations")
+
 __all__ = sorted(_NAMES)
 
 
@@ -41,6 +44,8 @@ class _Face(ModuleType):
     (``from meristem.verify.numeric import ...`` still reaches the room)."""
 
     def __getattr__(self, name: str) -> Any:
+        if name in _ROOMS:
+            return importlib.import_module(f"meristem.{name}")
         if name not in _NAMES:
             raise AttributeError(f"module 'meristem' has no attribute {name!r}")
         return getattr(importlib.import_module(f"meristem.{_NAMES[name]}"), name)

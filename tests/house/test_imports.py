@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.house.tree import ROOMS, dependencies, imports, library, sources
+from tests.house.tree import ROOMS, dependencies, extra, imports, library, sources
 
 STOREYS = {
     "rewrite": {"rewrite"},
@@ -15,7 +15,11 @@ STOREYS = {
     "backends": {"rewrite", "carriers", "backends"},
     "training": {"rewrite", "carriers", "training"},
     "verify": {"rewrite", "carriers", "verify"},
+    # Above the face: `import meristem` itself, and the training room's public names.
+    "integrations": {"", "training", "integrations"},
 }
+# One distribution under two names: who has either can use the callback.
+LOOPS = extra("trainer") | extra("lightning") | {"pytorch_lightning"}
 OUTSIDE = {
     "rewrite": {"numpy", "networkx"},
     "carriers": {"torch", "numpy", "networkx", "safetensors"},
@@ -27,7 +31,8 @@ def _outside(room: str, top: str) -> bool:
         return True
     if room == "carriers" and top in {name for name in dependencies() if name.startswith("onnx")}:
         return True
-    return top in OUTSIDE.get(room, dependencies())
+    more = LOOPS if room == "integrations" else set()
+    return top in OUTSIDE.get(room, dependencies()) | more
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -49,6 +54,8 @@ def test_the_face_imports_only_declared_dependencies():
             top = target.partition(".")[0]
             if top != "meristem" and top not in sys.stdlib_module_names | dependencies():
                 wrong.append(f"{path}:{line} imports {target}")
+            if target.startswith("meristem.integrations"):
+                wrong.append(f"{path}:{line} imports {target}, which stands above it")
     assert not wrong, "\n".join(wrong)
 
 
@@ -65,7 +72,7 @@ def test_importing_meristem_is_cheap(tmp_path):
     loaded = set(_run(code, tmp_path).split())
     assert "meristem" in loaded
     assert not loaded & (dependencies() - {"numpy", "networkx", "rich", "typer"})
-    assert not loaded & {"transformers", "timm", "torchvision"}
+    assert not loaded & (LOOPS | {"timm", "torchvision"})
 
 
 def test_importing_rewrite_needs_numpy_and_networkx_alone(tmp_path):

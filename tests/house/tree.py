@@ -11,8 +11,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-# The library's folders at the repository's top, lowest storey first; `meristem` itself is the face.
-ROOMS = ("rewrite", "carriers", "passes", "frontends", "backends", "training", "verify")
+# The library's folders at the repository's top, lowest storey first; `meristem` itself is the face, above
+# which `integrations` alone stands.
+ROOMS = (
+    "rewrite", "carriers", "passes", "frontends", "backends", "training", "verify", "integrations",
+)  # fmt: skip
 
 # Where a distribution's name is not what one imports.
 _IMPORT_NAMES = {
@@ -24,7 +27,16 @@ _IMPORT_NAMES = {
 
 def dependencies() -> set[str]:
     """Import names of everything that the library declares to need."""
-    names = [re.split(r"[^\w-]", text)[0].lower() for text in PROJECT["project"]["dependencies"]]
+    return _import_names(PROJECT["project"]["dependencies"])
+
+
+def extra(name: str) -> set[str]:
+    """Import names of one of the optional groups."""
+    return _import_names(PROJECT["project"]["optional-dependencies"][name])
+
+
+def _import_names(requirements: list[str]) -> set[str]:
+    names = [re.split(r"[^\w-]", text)[0].lower() for text in requirements]
     return {_IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}
 
 

@@ -1,0 +1,171 @@
+"""A plain loop: growth, checkpoints, resumption; what does not fit is refused, and nothing has changed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import meristem
+from meristem.integrations import History, Run, from_config
+from tests.house.tree import ROOT
+from tests.integrations.models import Config, Tagger, examples, tagger
+
+BATCH = torch.utils.data.default_collate(examples(4))
+
+
+def made(seed=0, *, rebuild=None, kind=torch.optim.AdamW, **sizes):
+    module = tagger(seed, **sizes)
+    optimizer = kind(module.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    return Run(module, optimizer, scheduler, example=BATCH, rebuild=rebuild)
+
+
+def steps(run, count):
+    run.module.train()
+    for _ in range(count):
+        loss = run.module(**BATCH)["loss"]
+        run.optimizer.zero_grad()
+        loss.backward()
+        run.optimizer.step()
+        run.scheduler.step()
+        run.step += 1
+    return loss.item()
+
+
+def state(run):
+    tensors = [*run.module.state_dict().values()]
+    tensors += [t for s in run.optimizer.state.values() for t in s.values()]
+    return [t.clone() for t in tensors], run.module, run.optimizer, run.scheduler, run.stage
+
+
+def same(before, after):
+    return all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True)) and all(
+        a is b for a, b in zip(before[1:], after[1:], strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with checkpoints before and after a growth, and where the run ended."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    run = made()
+    steps(run, 3)
+    run.save(folder, run.step, {"line": 3})
+    before = torch.get_rng_state()
+    run.grow({"mlp": "x2"})
+    assert torch.equal(before, torch.get_rng_state())
+    run.save(folder, run.step, {"line": 3}, schedule={"index": 1})
+    return folder, run, steps(run, 3)
+
+
+def test_a_grown_run_is_resumed_from_the_small_model(trained):
+    folder, run, last = trained
+    again = made(seed=7)
+    assert again.resume(folder) == {"step": 3, "position": {"line": 3}, "schedule": {"index": 1}}
+    assert again.stage == 1
+    assert steps(again, 3) == last
+    assert again.scheduler.get_last_lr() == run.scheduler.get_last_lr()
+    assert again.growths == run.growths
+    assert run.growths[0]["parameters"] == [444, 648]
+    assert made().resume(folder / "nothing") is None
+
+
+@pytest.mark.full
+def test_a_run_is_resumed_before_its_growth(trained):
+    folder, _, last = trained
+    again = made(seed=7)
+    again.resume(folder / "step-3")
+    assert again.stage == 0
+    again.grow({"mlp": "x2"})
+    assert steps(again, 3) == last
+
+
+@pytest.mark.full
+def test_the_own_class_takes_over(tmp_path):
+    rebuild = from_config(mlp="mlp", layers="layers")
+    run = made(rebuild=rebuild)
+    steps(run, 2)
+    run.module.embed.weight.requires_grad_(False)
+    run.grow({"mlp": 8, "layers": 3})
+    assert isinstance(run.module, Tagger)
+    assert vars(run.module.config) == vars(Config(mlp=8, layers=3))
+    assert not run.module.embed.weight.requires_grad
+    with pytest.raises(meristem.CarrierError, match="no field of the config is named"):
+        run.grow({"hidden": 12})
+    run.way = type(run.way)(rebuild=lambda module, plan: Tagger(Config(mlp=9, layers=3)))
+    before = state(run)
+    with pytest.raises(meristem.CarrierError, match="other weights than the plan"):
+        run.grow({"mlp": 10})
+    scaled = type(
+        "Scaled", (Tagger,), {"forward": lambda self, **b: Tagger.forward(self, **b)["logits"] * 2}
+    )
+    run.way = type(run.way)(rebuild=lambda module, plan: scaled(Config(mlp=10, layers=3)))
+    with pytest.raises(meristem.NotPreserved):
+        run.grow({"mlp": 10})
+    assert same(before, state(run))
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    other = torch.optim.SGD(tagger().parameters(), lr=0.1)
+    with pytest.raises(meristem.CarrierError, match="not of this module"):
+        Run(tagger(), other, example=BATCH)
+    run = made()
+    run.optimizer = other
+    before = state(run)
+    with pytest.raises(meristem.CarrierError, match="not of this module"):
+        run.grow({"mlp": "x2"})
+    assert same(before, state(run))
+    with pytest.raises(meristem.MeristemError, match="no call of the module"):
+        Run(tagger(), example=3)
+
+
+def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
+    folder, *_ = trained
+    for run, match in (
+        (made(hidden=10), "of another model"),
+        (made(kind=torch.optim.SGD), "AdamW as its optimizer, not of SGD"),
+    ):
+        before = state(run)
+        with pytest.raises(meristem.CarrierError, match=match):
+            run.resume(folder / "step-3")
+        assert same(before, state(run))
+    with pytest.raises(meristem.CarrierError, match="no history"):
+        History.from_data({"growths": 3})
+
+
+def test_a_plan_that_does_not_fit_is_refused(trained):
+    folder, grown, _ = trained
+    run = made(mlp=7)
+    steps(run, 1)
+    before = state(run)
+    plan = meristem.Plan.from_json(grown.history.plans[0])
+    with pytest.raises(meristem.CarrierError, match="does not fit"):
+        run.grow(plan)
+    with pytest.raises(meristem.SizeError):
+        run.grow({"mlp": 5})
+    assert same(before, state(run))
+    with pytest.raises(meristem.MeristemError, match="has grown already"):
+        grown.resume(folder)
+
+
+@pytest.mark.full
+def test_runs_that_are_killed_end_as_the_undisturbed_one(tmp_path):
+    """SIGKILL at ten random moments around the growths; the moments are drawn from a fixed seed."""
+    script, example = ROOT / "tests/integrations/killed.py", ROOT / "examples/train_plain.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, example, tmp_path, "10", "1"],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    out = json.loads(done.stdout)
+    assert out["growths"] == 2
+    assert len(out["kills"]) == 10
+    for kill in out["kills"]:
+        assert kill["killed"], kill
+        assert kill["resumed"].startswith("resumed at step"), kill
+        assert abs(kill["loss"] - out["undisturbed"]) < 1e-6, kill
+    # Some died while they grew, some after it.
+    assert {k["last"].startswith("growing") for k in out["kills"]} == {True, False}
