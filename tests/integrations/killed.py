@@ -3,8 +3,9 @@
     python killed.py train_plain.py folder kills seed
 
 One process imports everything once and forks a child for each run; it never trains itself. A moment is
-something that a run says (a step before a growth, that it grows, that it has grown, a step after it) and a random
-time from then: within a growth a part of what the undisturbed run took for it, else up to a tenth of a second.
+something that a run says (a step before a growth, that it grows, that it has grown, a step after it) and
+a random time from then: within a growth a part of what the undisturbed run took for it, else up to a tenth
+of a second.
 """
 
 import importlib.util
