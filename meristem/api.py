@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +76,24 @@ def plan(
     given: Mapping[str, Any] | None = None,
     models: Sequence[Model] = (),
     loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
 ) -> Plan:
     """What ``grow`` would do: pure data, with the proof. Nothing is changed.
 
     ``sizes`` maps selectors (a kind, a kind at a place with wildcards, a full name) to an int, "+n", "xf"
-    or "%n" (up to the next multiple of n). ``method`` is a name of docs/methods.md, with options after a
-    colon, and one for depth after a plus ("clone:noise=0.1+stack"). ``given`` maps names of weights to
+    or "%n" (up to the next multiple of n); what has to read other growth comes in a later stage of the
+    plan. ``method`` is a name of docs/methods.md, with options after a colon, and others for depth, experts
+    and images after a plus ("clone:noise=0.1+stack"). ``given`` maps names of weights to
     what their free new entries hold: "mean" (of the old), or an array, of the new coordinates along one
     axis ([new rows, hidden]) or of the whole new shape. ``models`` are the others that "fuse" sets beside
     the model; ``loss`` is what "learned" and "gradmax" lower: a function of a module that returns one
-    number. Raises SelectorError, SizeError, PinnedDimension, UnsupportedOperator or NotPreserved.
+    number; ``batches`` (tuples of inputs, or dicts by their names) are what "net2deeper" measures the
+    statistics of new batch norms on. Raises SelectorError, SizeError, PinnedDimension,
+    UnsupportedOperator or NotPreserved.
     """
     options = {"boundary": boundary, "compensate": compensate, "at": at, "seed": seed}
     with in_memory(sizes):
-        supplied = Supplied(_listed(models), loss)
+        supplied = Supplied(_listed(models), loss, batches=batches)
         return prepare(model, sizes, method=method, given=given, supplied=supplied, **options).plan
 
 
@@ -99,6 +103,7 @@ def grow(
     *,
     models: Sequence[Model] = (),
     loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
     **options: Any,
 ) -> Model:
     """A larger model that computes the same function; arguments as of ``plan``.
@@ -112,13 +117,12 @@ def grow(
             given.check_models(len(_listed(models)))
             options = {**given.options, **options}
             sizes = {by_name(n): s for n, s in given.sizes.items()}
-            supplied = Supplied(_listed(models), loss, given.learned)
+            supplied = Supplied(_listed(models), loss, given.learned, batches=batches)
             prepared = prepare(model, sizes, supplied=supplied, **options)
             check_plan(given, prepared)
         else:
-            prepared = prepare(
-                model, sizes_or_plan, supplied=Supplied(_listed(models), loss), **options
-            )
+            supplied = Supplied(_listed(models), loss, batches=batches)
+            prepared = prepare(model, sizes_or_plan, supplied=supplied, **options)
         source = model if prepared.masked else None
         origin = Origin.of(model, prepared.passed)
         return Model(prepared.carrier, model.side, prepared.plan, tuple(models), source, origin)

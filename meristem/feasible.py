@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from meristem.model import Model
+from meristem.rewrite.errors import MeristemError
 from meristem.training.schedule import Schedule
 
 
@@ -22,7 +23,7 @@ def feasible(build: Callable[[Mapping[str, int]], Model]) -> Callable[[Schedule]
     def check(schedule: Schedule) -> None:
         key = tuple(sorted(schedule.start.items()))
         if key not in models:
-            models[key] = build(dict(schedule.start))
+            models[key] = _built(build, dict(schedule.start))
         model = models[key]
         schedule.validate(model)
         for number, stage in enumerate(schedule.stages, 1):
@@ -33,6 +34,24 @@ def feasible(build: Callable[[Mapping[str, int]], Model]) -> Callable[[Schedule]
                 model = grow(model, stage.sizes, **arguments)
 
     return check
+
+
+def _built(build: Callable[[Mapping[str, int]], Model], start: Mapping[str, int]) -> Model:
+    """Raises MeristemError where the caller's function fails or gives something else."""
+    try:
+        model = build(start)
+    except MeristemError:
+        raise
+    except Exception as error:
+        raise MeristemError(
+            f"no model of the sizes {start} was made: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, Model):
+        raise MeristemError(
+            f"the function that makes models returned a {type(model).__name__}; give a traced model, of "
+            "meristem.trace"
+        )
+    return model
 
 
 __all__ = ["feasible"]

@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any
 
 from meristem.imaging import check_sizes, enlarge
+from meristem.method_depth import depth_hooks
 from meristem.method_masked import refuse_masks
 from meristem.mixtures import experts_wanted, report_experts
 from meristem.model import Model
@@ -22,11 +23,10 @@ from meristem.rewrite.errors import (
     UnsupportedOperator,
 )
 from meristem.rewrite.given import entries
+from meristem.rewrite.locks import still_equal
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import resolve
-from meristem.rewrite.split import check, fold, folded, units
-from meristem.rewrite.stacks import Stack
 from meristem.stages import Asked, Staged, carry_out, listed, parts_of
 from meristem.supplied import NOTHING, Supplied
 from meristem.widening import Widening
@@ -74,11 +74,14 @@ def prepare(
     plan.unused = [n for w in model.graph.unused for n in w.names]
     script = widening.script(supplied)
     deeper = {n: s for n, s in layers.items() if s != dimensions[n].size}
-    if chosen.depth == "split" and deeper:
+    extra = depth_hooks(chosen)
+    if extra.folds is not None and deeper:
         script = script or EditScript()
-        _split(model, plan, script, {model.stacks[n]: s for n, s in deeper.items()})
+        extra.folds(model, plan, script, {model.stacks[n]: s for n, s in deeper.items()})
     mixtures = {n: s for n, s in experts.items() if s > 1}
     prepared = Prepared(model, plan, script, deeper, mixtures)
+    if extra.measures is not None and supplied.batches is not None:
+        extra.measures(prepared, supplied.batches)
     if mixtures:
         report_experts(prepared)
     if prepared.depth is not None:
@@ -95,27 +98,10 @@ def _report_depth(prepared: Prepared, dimensions: Mapping[str, Dimension]) -> No
     plan.clones |= prepared.sources
     plan.moves |= prepared.moves
     plan.added += depth.added
-    chosen = method(plan.method)
-    words = "" if chosen.depth != "split" else ", k times 1/k of every branch"
+    plan.locked += still_equal(depth.clones, plan.weights)
+    words = depth_hooks(method(plan.method)).words
     plan.approximate += [a + words for a in depth.approximate]
     plan.notes += [str(r) for r in depth.reports]
-
-
-def _split(model: Model, plan: Plan, script: EditScript, targets: Mapping[Stack, int]) -> None:
-    """What comes k times carries 1/k of its branches in its weights, where no scalars do."""
-    chosen = method(plan.method)
-    found = units(model.graph, model.equations, targets, chosen)
-    for unit in found:
-        check(unit, explicit=chosen.explicit)
-    if chosen.explicit:
-        return
-    fold(script, folded(found))
-    for stack in targets:
-        weights = folded(u for u in found if u.stack is stack)
-        names = ", ".join(sorted(w.name for w in weights))
-        what = "branch" if chosen.parts else "block"
-        plan.notes.append(f"{stack.name}: a {what} that is there k times has 1/k in {names}")
-    plan.weights |= {e.weight.name: e.expansion for e in script.weights}
 
 
 def _refuse_gates(plan: Plan, depth: Any) -> None:
@@ -139,17 +125,9 @@ def _refuse_gates(plan: Plan, depth: Any) -> None:
 
 
 def _check_options(plan: Plan) -> None:
-    depth = method(plan.method).depth
-    if depth in ("stack", "split", "learned") and plan.at != "end":
-        raise SizeError(
-            f"at={plan.at!r} places blocks that are the identity; {depth} says itself where copies go",
-            at=plan.at,
-        )
-    if method(plan.method).depth == "net2deeper" and plan.at != "end":
-        raise SizeError(
-            f"at={plan.at!r} places blocks in residual stacks; with net2deeper the selector says where",
-            at=plan.at,
-        )
+    placed = depth_hooks(method(plan.method)).at
+    if placed and plan.at != "end":
+        raise SizeError(f"at={plan.at!r} {placed}", at=plan.at)
     if not isinstance(plan.seed, Integral):
         raise MeristemError(f"seed={plan.seed!r} is no whole number")
     if isinstance(plan.at, str) and plan.at not in ("end", "spread"):

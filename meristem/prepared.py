@@ -3,11 +3,11 @@ script."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from meristem.method_depth import depth_hooks
 from meristem.mixtures import upcycling
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
@@ -62,43 +62,15 @@ class Prepared:
         """The depth script on the widened carrier; None without new layers."""
         if not self.layers:
             return None
-        from meristem.rewrite.depth import plan_depth
+        return depth_hooks(method(self.plan.method)).script(
+            self, Model(self.widened, self.model.side)
+        )
 
-        wide = Model(self.widened, self.model.side)
-        chosen = method(self.plan.method)
-        if chosen.depth == "net2deeper":
-            from meristem.rewrite.deeper import plan_deeper
-
-            places = dict(zip(self.model.sites, wide.sites.values(), strict=True))
-            return plan_deeper(wide.graph, {places[name]: n for name, n in self.layers.items()})
+    def targets(self, wide: Model) -> dict[Any, int]:
+        """New sizes of the stacks of the model after width."""
         # Widening adds operators without paths to files that have no others, so names are not asked.
         twins = dict(zip(self.model.stacks, wide.stacks.values(), strict=True))
-        targets = {twins[name]: n for name, n in self.layers.items()}
-        if chosen.parts:
-            from meristem.rewrite.sublayers import plan_sublayers
-
-            script = plan_sublayers(wide.graph, self._units(wide, targets), targets)
-        else:
-            script = plan_depth(
-                wide.graph,
-                wide.equations,
-                targets,
-                at=self.plan.at,
-                order=chosen.order,
-                cancel=chosen.depth == "cancel",
-                fresh=f"{self.plan.seed}|inside" if chosen.insides == "fresh" else "",
-            )
-        if chosen.explicit:
-            from meristem.rewrite.sublayers import scalars
-
-            script.scales = scalars(wide.graph, self._units(wide, targets))
-        return script
-
-    def _units(self, wide: Model, targets: Mapping[Any, int]) -> list[Any]:
-        """What is split."""
-        from meristem.rewrite.split import units
-
-        return units(wide.graph, wide.equations, targets, method(self.plan.method))
+        return {twins[name]: n for name, n in self.layers.items()}
 
     @property
     def moves(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +34,10 @@ class Side(Protocol):
     def program(self, carrier: Any) -> Any: ...
 
     def fill(self, carrier: Any, weights: Mapping[str, Any]) -> None: ...
+
+    def watch(self, carrier: Any, sample: Any, names: Sequence[str]) -> dict[str, Any]:
+        """What values of the view are for one sample, as arrays by name."""
+        ...
 
 
 class TorchSide:
@@ -99,6 +103,13 @@ class TorchSide:
 
         fill(carrier, weights)
 
+    def watch(self, carrier: Any, sample: Any, names: Sequence[str]) -> dict[str, Any]:
+        from meristem.carriers.torch_watch import watch
+        from meristem.verify.programs import to_numpy, torch_arguments
+
+        kept = watch(carrier, torch_arguments(carrier, sample), names)
+        return {n: to_numpy(t) for n, t in kept.items()}
+
 
 class OnnxSide:
     """An ONNX file, or a model in memory."""
@@ -155,3 +166,15 @@ class OnnxSide:
         raise OutputError(
             "weights are trained in torch; anneal the torch model with them, and save it as .onnx"
         )
+
+    def watch(self, carrier: Any, sample: Any, names: Sequence[str]) -> dict[str, Any]:
+        from meristem.frontends.onnx_view import view_onnx
+        from meristem.rewrite.interpret import run
+
+        kept: dict[str, Any] = {}
+        run(
+            view_onnx(carrier, sample.sizes),
+            sample.arrays,
+            watch=lambda v, array: kept.update({v.name: array} if v.name in names else {}),
+        )
+        return kept

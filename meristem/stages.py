@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from meristem.method_depth import depth_hooks
 from meristem.mixtures import mixable
 from meristem.model import Model
-from meristem.passes import NET2DEEPER
 from meristem.prepared import Prepared
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.errors import CarrierError, NotPreserved, SizeError
@@ -112,8 +112,8 @@ def parts_of(asked: Asked) -> list[Part]:
 
 def listed(model: Model, chosen: Chosen) -> list[Dimension]:
     """Everything that a request may name under a method, but for mixtures to be made."""
-    found = NET2DEEPER.dimensions(model) if chosen.depth == "net2deeper" else model.dimensions
-    return [*found, *model.images.dimensions] if chosen.width.stretch else list(found)
+    found = depth_hooks(chosen).dimensions(model)
+    return [*found, *model.images.dimensions] if chosen.width.stretch else found
 
 
 @dataclass
@@ -155,10 +155,9 @@ def carry_out(
     for part in parts_of(asked):
         targets = {n: sizes.get(n, t) for n, t in part.asks(asked).items()}
         names = trail.names(targets, part, asked.chosen, model, at)
-        given = plan.given if part.main else None
-        options = {**plan.options, "method": part.words(asked), "given": given}
+        options = {**plan.options, "method": part.words(asked)}
         if not part.main:
-            options["at"] = "end"
+            options |= {"at": "end", "given": None, "statistics": {}}
             if supplied.models and not any(s.main for s in done):
                 raise SizeError(
                     f"{part.name} grow before models are fused, and models= are not grown; grow every "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from meristem.method_depth import DEPTHS, depth_hooks
 from meristem.model import Model
 from meristem.rewrite.combine import is_depth
 from meristem.rewrite.errors import MeristemError
@@ -15,12 +16,14 @@ from meristem.rewrite.methods import METHODS, Chosen, Method
 @dataclass(frozen=True)
 class Supplied:
     """``models`` to fuse with, a ``loss`` of a module, and ``maps`` that were learned before. ``blocks``
-    are stacks that have grown by copies, all of whose blocks become combinations of so many first ones."""
+    are stacks that have grown by copies, all of whose blocks become combinations of so many first ones;
+    ``batches`` are inputs to measure on."""
 
     models: Sequence[Model] = ()
     loss: Callable[[Any], Any] | None = None
     maps: Mapping[str, str] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
+    batches: Iterable[Any] | None = None
 
     @property
     def combines(self) -> bool:
@@ -33,6 +36,11 @@ class Supplied:
             raise MeristemError("models= is a list of models, of meristem.trace or meristem.load")
         if self.loss is not None and not callable(self.loss):
             raise MeristemError(f"loss= is a function of a module, not {self.loss!r}")
+        if self.batches is not None and depth_hooks(chosen).measures is None:
+            fits = " and ".join(f'method="{n}"' for n, h in DEPTHS.items() if h.measures)
+            raise MeristemError(
+                f"batches= are for {fits}, to measure statistics on; methods that learn take loss="
+            )
         for name, given, reads in (
             ("models= are", bool(self.models), _reads_models),
             ("loss= is", self.loss is not None, _reads_batches),

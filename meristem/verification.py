@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from meristem.method_depth import depth_hooks
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
-from meristem.rewrite.errors import (
-    CarrierError,
-    OutputError,
-    RuntimeUnavailable,
-    UnsupportedOperator,
-)
+from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
-from meristem.rewrite.split_sites import sites
 from meristem.verification_sides import Subject, subject
 from meristem.verification_steps import follow, interface_of, recipes_of, training_of
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
@@ -164,26 +159,16 @@ class _Check:
             )
         return algebra(
             reference, grown, samples.every, self.interface, stored.measures, stored.failures,
-            [*samples.notes, *self._sites(samples)], self.approximate[:1],
+            [*samples.notes, *self._places(samples)], self.approximate[:1],
         )  # fmt: skip
 
-    def _sites(self, samples: Samples) -> list[str]:
-        """Where blocks are split, the predicted error of each beside the measured one."""
-        chosen = method(self.plan.method) if self.plan is not None else None
-        if self.plan is None or chosen is None or chosen.depth != "split":
+    def _places(self, samples: Samples) -> list[str]:
+        """What the method of depth says of the places where layers grow, measured on the original."""
+        if self.plan is None:
             return []
-        graph, eq = self.old.model.graph, self.old.model.equations
-        shapes = {v.name: v.shape for v in graph.inputs}
-        fitting = (s for s in samples.every if {n: a.shape for n, a in s.arrays.items()} == shapes)
-        sample = next(fitting, None)
-        if sample is None:
-            return ["no input has the traced sizes, so what is split was not measured one by one"]
-        stacks = self.old.model.stacks
-        targets = {stacks[n]: size for n, size in self.plan.sizes.items() if n in stacks}
-        try:
-            return [str(site) for site in sites(graph, eq, targets, chosen, sample.arrays)]
-        except UnsupportedOperator as error:
-            return [f"what is split was not measured one by one: {error}"]
+        reports = depth_hooks(method(self.plan.method)).reports
+        arrays = [s.arrays for s in samples.every]
+        return [] if reports is None else reports(self.old.model, self.plan, arrays)
 
     @property
     def approximate(self) -> list[str]:

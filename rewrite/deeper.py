@@ -3,8 +3,8 @@
 Behind h = phi(W u + b) a layer h' = phi(I h) with phi(phi(v)) = phi(v) changes nothing (arXiv:1511.05641).
 A linear layer takes W = I and b = 0; a convolution an odd kernel with a one in its middle, stride 1 and
 padding (k - 1) / 2, in the groups of the layer that it follows. A batch norm between takes
-gain = sqrt(var + eps) and bias = mean, which is the identity with its running statistics. Those are copied
-from the layer before.
+gain = sqrt(var + eps) and bias = mean, which is the identity with its running statistics. Those are
+measured on batches, or copied from the layer before.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from meristem.rewrite.depth import CloneEdit, DepthReport, DepthScript
 from meristem.rewrite.dimensions import Dimension
-from meristem.rewrite.graph import Graph, Literal, Op, Value, Weight
-from meristem.rewrite.made import COPY, Constant, Dirac, Made, Root
+from meristem.rewrite.errors import NotPreserved
+from meristem.rewrite.graph import Array, Graph, Literal, Op, Value, Weight
+from meristem.rewrite.made import COPY, Constant, Dirac, Entries, Made, Root
 from meristem.rewrite.numbering import within
+from meristem.rewrite.packed import pack
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.repeat import ConvEdit
 from meristem.rewrite.residual import Streams
@@ -29,12 +33,25 @@ from meristem.rewrite.steps import Block
 _CLAMPS = frozenset({"relu", "maximum", "minimum"})
 
 
+@dataclass(frozen=True)
+class Norm:
+    """The four stored tensors of a batch norm, its epsilon, and the axis that they are of (None: of a
+    single channel)."""
+
+    mean: Weight
+    var: Weight
+    gain: Weight
+    bias: Weight
+    eps: float
+    axis: int | None
+
+
 @dataclass(eq=False)
 class Site:
     """A linear layer or convolution, its batch norm if any, and its activation: from ``entry`` to ``exit``.
 
     ``made`` are recipes of a further layer behind it, ``origins`` the weights that they are made of where
-    these are others; ``pinned`` says why there can be none.
+    these are others; ``norm`` is the batch norm; ``pinned`` says why there can be none.
     """
 
     entry: Value
@@ -48,6 +65,7 @@ class Site:
     activation: str = ""
     pinned: str | None = None
     name: str = ""
+    norm: Norm | None = None
 
     @property
     def place(self) -> str:
@@ -162,6 +180,7 @@ def _batch_norm(site: Site) -> None:
     mean = _term(site, first, "sub")
     if first is None or mean is None or first.inputs[0] is not site.exit:
         return
+    axis = _axis(first.inputs[1], len(site.exit.shape))
     _take(site, first)
     divide = _next(site)
     found = _deviation(divide, site.exit) if divide is not None else None
@@ -181,6 +200,13 @@ def _batch_norm(site: Site) -> None:
         return
     site.made |= {parts["mul"]: Root(eps), parts["add"]: COPY}
     site.origins = {parts["mul"]: var, parts["add"]: mean}
+    site.norm = Norm(mean, var, parts["mul"], parts["add"], eps, axis)
+
+
+def _axis(v: Value, rank: int) -> int | None:
+    """The axis that numbers of one axis are spread along."""
+    wide = [i for i, n in enumerate(v.shape) if n > 1]
+    return rank - len(v.shape) + wide[0] if wide else None
 
 
 def _deviation(op: Op, x: Value) -> tuple[Weight, float] | None:
@@ -247,25 +273,54 @@ def _pointwise(op: Op, x: Value) -> bool:
     return one and op.kind in _CLAMPS
 
 
-def plan_deeper(graph: Graph, sizes: Mapping[Site, int]) -> DepthScript:
-    """The edit script that puts ``size - 1`` layers behind each site."""
+def measured(norm: Norm, mean: Array, var: Array) -> dict[Weight, Made]:
+    """A batch norm that has these statistics and is the identity with them.
+
+    They are rounded to its precision first, so that gain and bias fit what is stored. Raises NotPreserved
+    where they are no numbers.
+    """
+    if not np.isfinite(mean).all() or not np.isfinite(var).all():
+        raise NotPreserved(
+            f"the batches give no finite mean and variance behind {norm.mean.name}; give others, or leave "
+            "batches= out"
+        )
+    kind = norm.mean.dtype if norm.mean.dtype in ("float16", "float32") else "float64"
+    average, spread = (pack(np.asarray(a, kind)) for a in (mean, var))
+    return {
+        norm.mean: Entries(average),
+        norm.var: Entries(spread),
+        norm.gain: Entries(spread, root=norm.eps),
+        norm.bias: Entries(average),
+    }
+
+
+def plan_deeper(
+    graph: Graph, sizes: Mapping[Site, int], statistics: Mapping[Site, Array]
+) -> DepthScript:
+    """The edit script that puts ``size - 1`` layers behind each site.
+
+    ``statistics`` are means and variances [2, channels] of what sites give, for their batch norms.
+    """
     script = DepthScript()
     stored = {n for w in (*graph.weights, *graph.unused) for n in w.names}
     taken = set(stored)
     for site, size in sizes.items():
         rows = (tuple(site.ops), tuple(site.stored), (), "", "", None)
         stack = Stack((Block(site.entry, site.exit, *rows),), 1, None, site.place)
+        known: dict[Weight, Made] = {}
+        if site.norm is not None and site in statistics:
+            known = measured(site.norm, *statistics[site])
         own: list[CloneEdit] = []
         number = 0
         for _ in range(1, size):
             while True:
                 clone = CloneEdit.of(stack, 0, 1, number, site.exit)
-                clone.made = dict(site.made)
                 number += 1
                 if not taken & {clone.name(n) for w in site.stored for n in w.names}:
                     break
             taken |= {clone.name(n) for w in site.stored for n in w.names}
             clone.modules = {m: f"{m}_{clone.tag}" for m in _modules(site, stored)}
+            clone.made = site.made | known
             clone.origins = dict(site.origins)
             if site.kernel.kind == "conv":
                 kernel = site.made[site.weight].shape(())[2:]
@@ -284,7 +339,7 @@ def plan_deeper(graph: Graph, sizes: Mapping[Site, int]) -> DepthScript:
                 gates=(),
                 activation=site.activation.replace(" ", " and "),
                 layers=names,
-                normed=bool(site.origins),
+                normed="measured" if known else "copied" if site.norm else "",
             )
         )
     return script
@@ -300,20 +355,22 @@ def _modules(site: Site, names: set[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class DeeperReport(DepthReport):
-    """What one site's growth does: ``layers`` are the new weights, ``normed``: there are batch norms."""
+    """What one site's growth does: ``layers`` are the new weights, ``normed`` is where the statistics of
+    their batch norms are from, empty without any."""
 
     activation: str = ""
     layers: tuple[str, ...] = ()
-    normed: bool = False
+    normed: str = ""
 
     def __str__(self) -> str:
-        norm = (
-            "; batch norms with the running statistics of the layer before" if self.normed else ""
-        )
+        norm = {
+            "copied": "; batch norms with the running statistics of the layer before",
+            "measured": "; batch norms with statistics measured on batches",
+        }.get(self.normed, "")
         layers = ", ".join(self.layers)
         return (
             f"{self.stack} 1 -> {self.new}: the identity behind {self.activation}, {layers}{norm}"
         )
 
 
-__all__ = ["Site", "find_sites", "plan_deeper"]
+__all__ = ["Norm", "Site", "find_sites", "measured", "plan_deeper"]

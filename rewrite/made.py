@@ -14,6 +14,7 @@ import numpy as np
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array, Shape
 from meristem.rewrite.lift import generator
+from meristem.rewrite.packed import unpack
 from meristem.rewrite.plan import expansion_data, expansion_from
 
 
@@ -138,6 +139,26 @@ class Root:
 
 
 @dataclass(frozen=True)
+class Entries:
+    """These entries (``rewrite.packed``), which were measured; with ``root`` sqrt(entries + root)."""
+
+    data: str
+    root: float | None = None
+    linear: bool = False
+
+    @property
+    def text(self) -> str:
+        return json.dumps({"entries": self.data, "root": self.root})
+
+    def shape(self, old: Shape) -> Shape:
+        return old
+
+    def apply(self, old: Array) -> Array:
+        wide = unpack(self.data, old.shape)
+        return np.asarray(wide if self.root is None else np.sqrt(wide + self.root), old.dtype)
+
+
+@dataclass(frozen=True)
 class Drawn:
     """Normal entries with this standard deviation; they depend on ``key`` alone."""
 
@@ -187,6 +208,8 @@ def made(text: str) -> Made:
     if not text.startswith("{"):
         return Constant(0.0 if text == "zero" else float(text))
     data: dict[str, Any] = json.loads(text)
+    if "entries" in data:
+        return Entries(str(data["entries"]), data["root"])
     if "dirac" in data:
         return Dirac(tuple(map(int, data["dirac"])))
     if "fresh" in data:

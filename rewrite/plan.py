@@ -41,7 +41,8 @@ class Plan:
     under training; ``approximate`` says what does not preserve the function; ``saddles`` products whose
     new weights could never train; ``unused`` weights that the model carries without using; ``maps`` are
     learned matrices by name (``rewrite.maps``), which its recipes name; ``moves`` are names of
-    weights that new layers push on (new name -> old name), which ``clones`` has too.
+    weights that new layers push on (new name -> old name), which ``clones`` has too; ``statistics`` are
+    means and variances that were measured on batches, packed, by dimension (``meristem.measuring``).
 
     ``stages`` are plans of growths one after another, each of the model that the one before gives; then
     this plan holds the request and the reports of all, and recipes are those of its stages.
@@ -68,6 +69,7 @@ class Plan:
     maps: dict[str, str] = field(default_factory=dict)
     given: dict[str, Any] = field(default_factory=dict)
     moves: dict[str, str] = field(default_factory=dict)
+    statistics: dict[str, str] = field(default_factory=dict)
     stages: list[Plan] = field(default_factory=list)
 
     @property
@@ -81,7 +83,7 @@ class Plan:
         for name in _REPORTS:
             rows = [row for s in stages for row in getattr(s, name)]
             setattr(self, name, rows if name == "changes" else list(dict.fromkeys(rows)))
-        self.given = {}
+        self.given, self.statistics = {}, {}
 
     @property
     def learned(self) -> dict[str, str]:
@@ -98,6 +100,7 @@ class Plan:
             "at": self.at,
             "seed": self.seed,
             "given": {name: entry for p in self.steps for name, entry in p.given.items()},
+            "statistics": {name: text for p in self.steps for name, text in p.statistics.items()},
         }
 
     def check(self, proved: Plan, stored: Mapping[str, str]) -> None:
@@ -199,6 +202,7 @@ _TYPES: dict[str, type] = {
     "maps": dict,
     "given": dict,
     "moves": dict,
+    "statistics": dict,
     "changes": list,
     "stages": list,
     "method": str,

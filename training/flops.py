@@ -101,14 +101,16 @@ def count_step(module: nn.Module, loss: Loss) -> Count:
     custom = {getattr(aten, n): f for n, f in _MISSING.items() if hasattr(aten, n)}
     devices = sorted({p.device.index or 0 for p in trainable if p.device.type == "cuda"})
     counter = FlopCounterMode(display=False, custom_mapping=custom)
-    with torch.random.fork_rng(devices=devices), torch.enable_grad(), counter, seen:
-        value = loss(module)
-        refuse_no_loss(value)
-        # autograd.grad leaves .grad alone, also in the middle of an accumulation.
-        torch.autograd.grad(value, trainable, allow_unused=True)
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+    try:
+        with torch.random.fork_rng(devices=devices), torch.enable_grad(), counter, seen:
+            value = loss(module)
+            refuse_no_loss(value)
+            # autograd.grad leaves .grad alone, also in the middle of an accumulation.
+            torch.autograd.grad(value, trainable, allow_unused=True)
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
     counted = {_name(op): int(n) for op, n in counter.get_flop_counts().get("Global", {}).items()}
     rest = {n: c for n, c in seen.entries.items() if n not in counted}
     parameters = sum(p.numel() for p in module.parameters())

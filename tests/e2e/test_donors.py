@@ -13,6 +13,7 @@ import meristem
 from meristem.rewrite.errors import CarrierError, MeristemError, NotPreserved, SizeError
 from tests.e2e.measure import algebra_error
 from tests.e2e.test_methods import model_of
+from tests.e2e.test_methods_train import OLD, ResidualPictures
 
 LIMIT = 1e-10
 
@@ -71,6 +72,38 @@ def test_new_units_are_those_of_the_next_block() -> None:
     assert set(grown.plan.locked) == {
         f"blocks.2.{n}" for n in ("up.bias", "up.weight", "down.weight")
     }
+
+
+def test_filters_and_batch_norms_of_the_next_block() -> None:
+    """The same on residual blocks of convolutions: a channel comes with its statistics."""
+    torch.manual_seed(0)
+    module = ResidualPictures()
+    x = torch.randn(5, 1, 8, 8)
+    for _ in range(3):
+        module(torch.randn(16, 1, 8, 8))
+    model = meristem.trace(module.eval(), (x,))
+    names = [d.name for d in model.dimensions if d.size == OLD and d.growable]
+    assert len(names) == 2, "one for each block"
+    grown = meristem.grow(model, dict.fromkeys(names, OLD + 3), method="aki")
+    old, new = model.state_dict(), grown.state_dict()
+    g = torch.arange(3)
+    for i, following in ((0, 1), (1, 1)):
+        leaves = [f"0.{n}" for n in ("weight", "bias")]
+        leaves += [f"1.{n}" for n in ("weight", "bias", "running_mean", "running_var")]
+        for leaf in leaves:
+            made = new[f"blocks.{i}.{leaf}"]
+            assert torch.equal(made[:OLD], old[f"blocks.{i}.{leaf}"])
+            assert torch.equal(made[OLD:], old[f"blocks.{following}.{leaf}"][g])
+        counts = torch.bincount(torch.cat([torch.arange(OLD), g]))
+        down = (old[f"blocks.{i}.3.weight"] / counts[:, None, None])[:, [*range(OLD), *g]]
+        torch.testing.assert_close(new[f"blocks.{i}.3.weight"], down)
+    assert set(grown.plan.locked) >= {"blocks.1.0.weight", "blocks.1.3.weight"}
+    assert not any(n.startswith("blocks.0") for n in grown.plan.locked)
+    report = meristem.verify(model, grown, runtime="torch", inputs=[(x,)])
+    assert report.levels["algebra"].word == "approximate", str(report)
+    with torch.no_grad():
+        error = (grown.module().double()(x.double()) - model.module().double()(x.double())).abs()
+    assert report.levels["algebra"].worst.error == pytest.approx(float(error.max()), rel=1e-4)
 
 
 def test_rows_and_columns_of_the_next_block() -> None:

@@ -93,6 +93,36 @@ def pictures_hidden(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor
     return torch.relu(h).movedim(1, -1).flatten(0, -2)
 
 
+class ResidualPictures(nn.Module):
+    """Four kinds of texture, by two convolution blocks of one kind around sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 4)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(6, OLD, 3, padding=1),
+                nn.BatchNorm2d(OLD),
+                nn.ReLU(),
+                nn.Conv2d(OLD, 6, 1),
+            )
+            for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
+
+
+def residual_pictures_hidden(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    h = nn.functional.conv2d(x, p["stem.weight"], p["stem.bias"], padding=1)
+    h = nn.functional.conv2d(h, p["blocks.0.0.weight"], p["blocks.0.0.bias"], padding=1)
+    norm = [p[f"blocks.0.1.{n}"] for n in ("running_mean", "running_var", "weight", "bias")]
+    return torch.relu(nn.functional.batch_norm(h, *norm)).movedim(1, -1).flatten(0, -2)
+
+
 def text() -> tuple[torch.Tensor, torch.Tensor]:
     """Contexts and next characters of the licence, letters alone."""
     source = (ROOT / "LICENSE").read_text(encoding="utf-8").lower()
@@ -113,6 +143,13 @@ TASKS: dict[str, tuple[type[nn.Module], Callable[[], Any], Hidden, str, str]] = 
     "language": (Language, text, language_hidden, "up.weight", "mlp"),
     "blocks": (Blocks, text, blocks_hidden, "up.0.weight", "mlp"),
     "pictures": (Pictures, textures, pictures_hidden, "first.weight", "mlp"),
+    "residual pictures": (
+        ResidualPictures,
+        textures,
+        residual_pictures_hidden,
+        "blocks.0.0.weight",
+        "mlp",
+    ),
 }
 
 
@@ -183,6 +220,7 @@ def grown_axes(weights: dict[str, torch.Tensor]) -> dict[str, int]:
             for m in (*METHODS, "gradmax")
         ),
         ("blocks", "aki"),
+        pytest.param("residual pictures", "aki", marks=pytest.mark.full),
         *(pytest.param("pictures", m, marks=pytest.mark.full) for m in METHODS),
     ],
 )

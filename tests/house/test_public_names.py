@@ -66,6 +66,7 @@ def test_signatures_are_the_contract():
     assert list(_signature("load")) == ["source"]
     assert list(_signature("plan")) == [
         "model", "sizes", "method", "boundary", "compensate", "at", "seed", "given", "models", "loss",
+        "batches",
     ]  # fmt: skip
     assert list(_signature("grow"))[:2] == ["model", "sizes_or_plan"]
     assert list(_signature("verify")) == ["model", "grown", "runtime", "providers", "inputs"]
@@ -90,6 +91,7 @@ def test_defaults_are_the_contract():
         "seed": 0,
         "models": (),
         "loss": None,
+        "batches": None,
         "given": None,
     }
     assert _signature("trace")["dynamic_shapes"].default == "auto"

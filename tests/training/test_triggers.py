@@ -173,6 +173,7 @@ def test_options_that_do_not_fit(make: Callable[[], Any]) -> None:
 def test_once_at_a_count() -> None:
     assert _fired(AtStep(7), lambda i: {"step": i}) == [7]
     assert _fired(AtTokens(700), lambda i: {"tokens": 300 * i}) == [3]
+    assert AtTokens(1e9).data() == {"kind": "tokens", "at": 10**9}
     decision = AtFlops(8.0).update(flops=2.0)
     assert not decision
     assert decision.signal == 0.25

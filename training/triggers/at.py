@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from meristem.training.triggers.base import Decision, Trigger, positive
+from meristem.training.triggers.base import Decision, Trigger, positive, whole
 
 
 @dataclass(eq=False)
@@ -16,6 +16,8 @@ class _At(Trigger):
     at: float
 
     def __post_init__(self) -> None:
+        if self.kind != "flops":
+            self.at = whole(self.at)
         positive(self.at, f"{type(self).__name__}: at", whole=self.kind != "flops")
         super().__post_init__()
 

@@ -182,6 +182,11 @@ def finite(value: Any, what: str, seen: Mapping[str, Any] | None = None) -> floa
     return number
 
 
+def whole(value: Any) -> Any:
+    """1e9 as a count; other values as they are, for ``positive`` to judge."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def positive(value: Any, what: str, *, whole: bool = False, zero: bool = False) -> None:
     """Raises MeristemError where an option is not a positive (whole) number."""
     kind = Integral if whole else Real
@@ -219,4 +224,4 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-__all__ = ["CLOCKS", "Decision", "Trigger", "clock_name", "finite", "positive"]
+__all__ = ["CLOCKS", "Decision", "Trigger", "clock_name", "finite", "positive", "whole"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from meristem.training.triggers.base import Decision, Trigger, clock_name, positive
+from meristem.training.triggers.base import Decision, Trigger, clock_name, positive, whole
 
 
 @dataclass(eq=False)
@@ -25,6 +25,8 @@ class Every(Trigger):
 
     def __post_init__(self) -> None:
         clock_name(self.of, "Every: of")
+        if self.of != "flops":
+            self.every, self.start = whole(self.every), whole(self.start)
         positive(self.every, "Every: every", whole=self.of != "flops")
         positive(self.start, "Every: start", whole=self.of != "flops", zero=True)
         super().__post_init__()
