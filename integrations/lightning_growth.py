@@ -13,7 +13,7 @@ import meristem
 from meristem.integrations.calls import Caught
 from meristem.integrations.growing import Grown, Way, grow, refuse_example, replay
 from meristem.integrations.history import History
-from meristem.integrations.watching import observe, refuse_needs
+from meristem.integrations.watching import observe, refuse_needs, refuse_progress
 from meristem.training import Progress, Schedule, checkpoint
 
 try:
@@ -167,6 +167,7 @@ class LightningGrowth(Callback):  # type: ignore[misc]
         if state is None:
             return  # trained without this callback so far
         history = History.from_data(state["history"])
+        refuse_progress(self.progress, state["progress"])
         if self.history.stage == 0:
             history.refuse_other(self._net(pl_module))
             if history.stage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ import meristem
 from meristem.integrations.calls import Caught, as_called
 from meristem.integrations.growing import Grown, Way, grow, refuse_example, replay
 from meristem.integrations.history import History
-from meristem.integrations.watching import observe, refuse_needs
+from meristem.integrations.watching import observe, refuse_needs, refuse_progress
 from meristem.training import Progress, Schedule
 
 try:
@@ -93,6 +94,9 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         self._refuse(trainer)
         self._trainer = trainer
         self.history = History.of(trainer.model)
+        if trainer.args.should_save:
+            for left in Path(trainer.args.output_dir).glob(".grown-*"):  # by a run that died
+                shutil.rmtree(left, ignore_errors=True)
         path = resume_from_checkpoint or None
         if path is True:
             path = last_complete(trainer.args.output_dir)
@@ -126,6 +130,9 @@ class TrainerGrowth(TrainerCallback, ExportableState):
             "this callback is not one of the Trainer's; pass it in callbacks=[...]": (
                 self not in trainer.callback_handler.callbacks
             ),
+            "this callback has been through a run; make a new one, and the small model": (
+                self.history.stage > 0
+            ),
             "model_init makes the model anew; pass model=": trainer.model_init is not None,
             "growth under FSDP or DeepSpeed is done between runs, on the full state dict; see "
             "examples/train_distributed.py": trainer.is_fsdp_enabled
@@ -154,6 +161,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
             return  # trained without this callback so far
         history = History.from_data(saved["history"])
         history.refuse_other(trainer.model)
+        refuse_progress(self.progress, saved["progress"])
         found = next((p for p in (path / EXAMPLE, path.parent / EXAMPLE) if p.is_file()), None)
         if self.example is None and found is not None:
             args, kwargs = torch.load(found, map_location="cpu", weights_only=True)
@@ -225,14 +233,13 @@ class TrainerGrowth(TrainerCallback, ExportableState):
     def _load_best(self, trainer: Any, small: nn.Module) -> None:
         """The best checkpoint, which may be of a smaller model than the last."""
         saved = _read(Path(trainer.state.best_model_checkpoint))["stateful_callbacks"]
-        history = History.from_data(saved[type(self).__name__]["history"])
+        own = saved.get(type(self).__name__)  # none where this callback came later
+        history = History.of(small) if own is None else History.from_data(own["history"])
         if history.stage != self.history.stage:
             small.to(next(trainer.model.parameters()).device)
-            grown = Grown(small, None, None, history)
             if history.stage:
                 assert self.example is not None
-                grown = replay(history, small, None, None, self.example, self.way)
-                self._put(trainer, grown)
+                self._put(trainer, replay(history, small, None, None, self.example, self.way))
             else:
                 trainer.model = trainer.model_wrapped = small
                 self.history = history
@@ -263,6 +270,8 @@ class TrainerGrowth(TrainerCallback, ExportableState):
         self._drop_interim()
         if self._caught is not None and self._caught.example is not None:
             self.example, self._caught = self._caught.example, None
+            if args.should_save:  # before any checkpoint that needs it
+                self._write_example(Path(args.output_dir))
         if "loss" not in self.progress.needs:
             self._ask(state, control)
 
@@ -280,8 +289,12 @@ class TrainerGrowth(TrainerCallback, ExportableState):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.example is not None and args.should_save:
-            example = [list(self.example[0]), self.example[1]]
-            torch.save(example, _folder(args, state) / EXAMPLE)
+            self._write_example(_folder(args, state))
+
+    def _write_example(self, folder: Path) -> None:
+        assert self.example is not None
+        torch.save([list(self.example[0]), self.example[1]], folder / f"{EXAMPLE}.part")
+        os.replace(folder / f"{EXAMPLE}.part", folder / EXAMPLE)
 
     def _ask(self, state: Any, control: Any, loss: float | None = None) -> None:
         tokens = state.num_input_tokens_seen or None

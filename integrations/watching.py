@@ -25,6 +25,11 @@ def refuse_needs(schedule: Any, measured: Sequence[str]) -> None:
             )
 
 
+def refuse_progress(progress: Progress, saved: Any) -> None:
+    """Raises MeristemError where a state is of another schedule; before anything else is changed."""
+    Progress(progress.schedule).load_state_dict(saved)
+
+
 def observe(progress: Progress, **seen: Any) -> bool:
     """Ask the next stage's trigger, once everything that it needs is there; whether to grow now."""
     given = {n: v for n, v in seen.items() if v is not None}
@@ -33,4 +38,4 @@ def observe(progress: Progress, **seen: Any) -> bool:
     return bool(progress.update(**given))
 
 
-__all__ = ["observe", "refuse_needs"]
+__all__ = ["observe", "refuse_needs", "refuse_progress"]

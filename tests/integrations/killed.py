@@ -2,9 +2,10 @@
 
     python killed.py train_plain.py folder kills seed
 
-One process imports everything once and forks a child for each run; it never trains itself. A moment is an
-event of the run (it says when it begins to grow, and when it has grown) and a random part of the time that
-the undisturbed run took from there to three steps after the growth.
+One process imports everything once and forks a child for each run; it never trains itself. A moment is
+something that a run says (a step before a growth, that it grows, that it has grown, a step after it) and
+a random time from then: within a growth a part of what the undisturbed run took for it, else up to a tenth
+of a second.
 """
 
 import importlib.util
@@ -17,6 +18,8 @@ import time
 from pathlib import Path
 
 import torch
+
+import meristem
 
 torch.set_num_threads(1)
 
@@ -50,13 +53,12 @@ def finish(pid, lines):
     return said, float(last.removeprefix("end "))
 
 
-def kill(pid, lines, growth, wait):
-    """Kill a run so long after it began a growth; what it had said last."""
-    seen, last = 0, ""
+def kill(pid, lines, said, wait):
+    """Kill a run so long after it said something; what it had said last."""
+    last = ""
     for line in lines:
         last = line.strip()
-        seen += line.startswith("growing")
-        if seen == growth:
+        if last.startswith(said):
             break
     time.sleep(wait)
     os.kill(pid, signal.SIGKILL)
@@ -70,23 +72,23 @@ def main(path, folder, kills, seed):
     example = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(example)
     draw = random.Random(seed)
+    meristem.trace(
+        example.NextByte(), (example.batches()[0][:4],)
+    )  # what it imports, children have
     said, undisturbed = finish(*child(example, folder / "undisturbed"))
-    begun = [at for at, line in said if line.startswith("growing")]
-    after = [
-        next(at for at, line in said[i + 5 :]) - said[i][0]
-        for i in range(len(said))
-        if said[i][1].startswith("growing")
-    ]
+    begun = [i for i, (_, line) in enumerate(said) if line.startswith("growing")]
     out = {"undisturbed": undisturbed, "growths": len(begun), "kills": []}
     for number in range(kills):
-        place, growth = folder / f"kill{number}", 1 + number % len(begun)
-        wait = draw.random() * after[growth - 1]
-        killed, last = kill(*child(example, place), growth, wait)
+        place, at = folder / f"kill{number}", begun[number % len(begun)]
+        moment = at + draw.choice((-1, 0, 0, 1, 2))
+        longest = said[at + 1][0] - said[at][0] if moment == at else 0.1
+        wait = draw.random() * longest
+        killed, last = kill(*child(example, place), said[moment][1], wait)
         files = sorted(p.name for p in place.iterdir())
         again, value = finish(*child(example, place))
         out["kills"].append(
             {
-                "killed": killed, "growth": growth, "wait": wait, "last": last, "files": files,
+                "killed": killed, "at": said[moment][1], "wait": wait, "last": last, "files": files,
                 "resumed": again[0][1], "loss": value,
             }
         )  # fmt: skip

@@ -136,6 +136,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
         History.from_data({"growths": 3})
 
 
+@pytest.mark.full
 def test_a_plan_that_does_not_fit_is_refused(trained):
     folder, grown, _ = trained
     run = made(mlp=7)

@@ -68,7 +68,10 @@ def test_it_grows_and_goes_on_at_the_next_step(undisturbed):
     assert after == sum(p.numel() for p in made.model.parameters()) > before
     assert told["changes"] == {"mlp@blocks.0": [6, 12], "mlp@blocks.1": [6, 12]}
     assert checkpoints(folder) == [3, 4, 6, STEPS]
-    assert {p.name for p in folder.iterdir() if not p.name.startswith("checkpoint")} == set()
+    others = {p.name for p in folder.iterdir() if not p.name.startswith("checkpoint")}
+    assert others == {module_of_it.EXAMPLE}
+    with pytest.raises(meristem.MeristemError, match="been through a run"):
+        growth.train(made)
 
 
 @pytest.mark.full
@@ -280,5 +283,7 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, tmp_path):
         growth.train(made, resume_from_checkpoint=str(folder / "checkpoint-6"))
     assert all(torch.equal(t, before[n]) for n, t in made.model.state_dict().items())
     made, growth = trainer(tmp_path, Schedule([Stage({"mlp": "x3"}, AtStep(4))]))
+    model = made.model
     with pytest.raises(meristem.MeristemError, match="another schedule"):
         growth.train(made, resume_from_checkpoint=str(folder / "checkpoint-6"))
+    assert made.model is model
