@@ -84,6 +84,28 @@ def test_a_run_is_resumed_before_its_growth(trained):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("zero", [True, False])
+def test_growths_are_repeated_on_other_values(tmp_path, zero):
+    """A fresh model may hold zeros where the trained one has none, and the other way round."""
+
+    def start(zero):
+        run = made()
+        for name, p in run.module.named_parameters():
+            if zero and ("bias" in name or "down" in name):
+                torch.nn.init.zeros_(p)
+        return run
+
+    run = start(zero)
+    steps(run, 2)
+    run.grow({"mlp": 12, "hidden": 16, "layers": 3})
+    run.save(tmp_path, run.step)
+    last = steps(run, 2)
+    again = start(not zero)
+    again.resume(tmp_path)
+    assert steps(again, 2) == last
+
+
+@pytest.mark.full
 def test_the_own_class_takes_over(tmp_path):
     rebuild = from_config(mlp="mlp", layers="layers")
     run = made(rebuild=rebuild)
