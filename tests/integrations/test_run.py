@@ -106,6 +106,38 @@ def test_growths_are_repeated_on_other_values(tmp_path, zero):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("method", ["gradmax", "learned"])
+def test_a_growth_that_a_loss_decided_is_repeated_from_its_plan(tmp_path, method):
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+
+    def start():
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+        return Run(module, optimizer, example=(x,), loss=loss)
+
+    def loss(module):
+        return (module(x) - x.prod(1, keepdim=True)).square().mean()
+
+    def train(run):
+        for _ in range(2):
+            run.optimizer.zero_grad()
+            value = loss(run.module)
+            value.backward()
+            run.optimizer.step()
+        return value.item()
+
+    run = start()
+    train(run)
+    run.grow({"mlp": 8}, method=method)
+    run.save(tmp_path, 2)
+    last = train(run)
+    again = start()
+    again.resume(tmp_path)
+    assert train(again) == last
+
+
+@pytest.mark.full
 def test_the_own_class_takes_over(tmp_path):
     rebuild = from_config(mlp="mlp", layers="layers")
     run = made(rebuild=rebuild)
