@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from meristem.model import Model
 from meristem.prepared import Prepared
 from meristem.rewrite.deeper import Site
 from meristem.rewrite.errors import CarrierError, MeristemError
@@ -25,8 +24,7 @@ def statistics(prepared: Prepared, batches: Iterable[Any]) -> dict[str, str]:
 
     Raises MeristemError where there is no batch or no batch norm, CarrierError where a batch does not fit.
     """
-    wide = Model(prepared.widened, prepared.model.side)
-    places = dict(zip(prepared.model.sites, wide.sites.values(), strict=True))
+    wide, places = prepared.wide, prepared.places
     found = {n: places[n] for n in prepared.layers if places[n].norm is not None}
     if not found:
         raise MeristemError(

@@ -16,6 +16,7 @@ from meristem.passes import NET2DEEPER
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.graph import Array
+from meristem.rewrite.interpret import Native
 from meristem.rewrite.methods import Chosen, method
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.stacks import Stack
@@ -23,7 +24,7 @@ from meristem.rewrite.stacks import Stack
 if TYPE_CHECKING:
     from meristem.prepared import Prepared
 
-Reports = Callable[[Model, Plan, Sequence[Mapping[str, Array]]], list[str]]
+Reports = Callable[[Model, Plan, Sequence[Mapping[str, Array]], Native | None], list[str]]
 Folds = Callable[[Model, Plan, EditScript, Mapping[Stack, int]], None]
 
 
@@ -47,7 +48,7 @@ def _behind_activations(prepared: Prepared, wide: Model) -> Any:
     from meristem.measuring import unpacked
     from meristem.rewrite.deeper import plan_deeper
 
-    places = dict(zip(prepared.model.sites, wide.sites.values(), strict=True))
+    places = prepared.places
     sizes = {places[name]: n for name, n in prepared.layers.items()}
     return plan_deeper(wide.graph, sizes, unpacked(prepared.plan.statistics, places))
 
@@ -67,7 +68,7 @@ class DepthHooks:
     """``script`` plans new layers on the model after its growth in width. ``at`` says why positions cannot
     be given; empty where they can. ``dimensions`` lists what a request may name. ``folds`` changes recipes
     of width before, ``measures`` reads batches. ``words`` are added to what is approximate; ``reports`` are
-    verification's, on inputs of the source."""
+    verification's, on inputs of the source, with what computes operators without semantics."""
 
     script: Callable[[Prepared, Model], Any] = blocks
     at: str = ""

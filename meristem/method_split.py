@@ -9,6 +9,7 @@ from meristem.model import Model
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import UnsupportedOperator
 from meristem.rewrite.graph import Array
+from meristem.rewrite.interpret import Native
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.split import check, fold, folded, units
@@ -52,7 +53,9 @@ def script(prepared: Prepared, wide: Model) -> Any:
     return made
 
 
-def reports(model: Model, plan: Plan, inputs: Sequence[Mapping[str, Array]]) -> list[str]:
+def reports(
+    model: Model, plan: Plan, inputs: Sequence[Mapping[str, Array]], native: Native | None
+) -> list[str]:
     """The predicted error of what is split beside the measured one, place by place."""
     graph = model.graph
     shapes = {v.name: v.shape for v in graph.inputs}
@@ -62,7 +65,7 @@ def reports(model: Model, plan: Plan, inputs: Sequence[Mapping[str, Array]]) -> 
         return ["no input has the traced sizes, so what is split was not measured one by one"]
     targets = {model.stacks[n]: size for n, size in plan.sizes.items() if n in model.stacks}
     try:
-        found = sites(graph, model.equations, targets, method(plan.method), arrays)
+        found = sites(graph, model.equations, targets, method(plan.method), arrays, native)
         return [str(site) for site in found]
     except UnsupportedOperator as error:
         return [f"what is split was not measured one by one: {error}"]

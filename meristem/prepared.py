@@ -11,6 +11,7 @@ from meristem.method_depth import depth_hooks
 from meristem.mixtures import upcycling
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
+from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.methods import method
 from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Plan
@@ -58,13 +59,31 @@ class Prepared:
         return upcycling(Model(self.widened, self.model.side), self) if self.experts else None
 
     @cached_property
+    def wide(self) -> Model:
+        """The model after width."""
+        return Model(self.widened, self.model.side)
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """Sites of the model after width (``rewrite.deeper``) by their names before.
+
+        Raises NotPreserved where width puts something between a layer and its activation.
+        """
+        before, after = list(self.model.sites), list(self.wide.sites.values())
+        if len(before) != len(after):
+            raise NotPreserved(
+                "growth in width puts operators (masks) between a layer and its activation, so that no "
+                "layer can be put behind it; grow layers in a step of their own, before",
+                reason="masks before an activation",
+            )
+        return dict(zip(before, after, strict=True))
+
+    @cached_property
     def depth(self) -> Any:
         """The depth script on the widened carrier; None without new layers."""
         if not self.layers:
             return None
-        return depth_hooks(method(self.plan.method)).script(
-            self, Model(self.widened, self.model.side)
-        )
+        return depth_hooks(method(self.plan.method)).script(self, self.wide)
 
     def targets(self, wide: Model) -> dict[Any, int]:
         """New sizes of the stacks of the model after width."""

@@ -28,7 +28,8 @@ def front(found: Found, files: list[str]) -> RenderableType:
         )
     counts = Counter(t.state for t in found.trials)
     head = Text(
-        "The front of loss against compute. Saved: FLOPs against training from scratch\nto the same loss.\n"
+        "The front of loss against compute. Saved: FLOPs against training from scratch\nto the same loss, "
+        "between the runs from scratch; ? where they do not come to it.\n"
     )
     tail = Text(f"\n{', '.join(f'{n} {state}' for state, n in sorted(counts.items()))} trials")
     parts = [head, table, tail, *_reasons(found, FAILED), *_reasons(found, INFEASIBLE)]
@@ -49,7 +50,7 @@ def _saved(found: Found, t: Trial) -> str:
     if t.scratch:
         return ""
     share = found.saved(t)
-    return "never there" if share is None else f"{share:.0%}"
+    return "?" if share is None else f"{share:.0%}"
 
 
 def _reasons(found: Found, state: str) -> list[Text]:

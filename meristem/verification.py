@@ -168,7 +168,9 @@ class _Check:
             return []
         reports = depth_hooks(method(self.plan.method)).reports
         arrays = [s.arrays for s in samples.every]
-        return [] if reports is None else reports(self.old.model, self.plan, arrays)
+        if reports is None:
+            return []
+        return reports(self.old.model, self.plan, arrays, self.old.native())
 
     @property
     def approximate(self) -> list[str]:

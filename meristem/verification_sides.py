@@ -12,6 +12,7 @@ from meristem.model import Model
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
 from meristem.rewrite.graph import Array
+from meristem.rewrite.interpret import Native
 from meristem.rewrite.plan import Plan
 from meristem.verify.inputs import Sample, rounded
 from meristem.verify.numeric import Interface
@@ -56,6 +57,8 @@ class Subject(Protocol):
     def evaluates(self) -> bool: ...
 
     def obstacle(self) -> str: ...
+
+    def native(self) -> Native | None: ...
 
     def double(
         self, recipes: Recipes | None = None, script: EditScript | None = None
@@ -138,6 +141,10 @@ class Base:
 
     def oriented(self, name: str, array: Array) -> Array:
         return array
+
+    def native(self) -> Native | None:
+        """What computes operators without semantics in float64; None where nothing does."""
+        return None
 
     def dtypes(self) -> list[str]:
         """Float types of weights and outputs."""
@@ -224,6 +231,11 @@ class TorchSubject(Base):
 
     def evaluates(self) -> bool:
         return True
+
+    def native(self) -> Native:
+        from meristem.carriers.torch_watch import compute
+
+        return compute
 
     def obstacle(self) -> str:
         return ""

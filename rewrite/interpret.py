@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from meristem.rewrite.graph import Array, Graph, Literal, Op, Value, Weight
 from meristem.rewrite.registry import semantics
 
 Read = Callable[[Weight], Array]
+# What a carrier computes itself, where an operator has no semantics here.
+Native = Callable[[Op, Sequence[Array]], Sequence[Array]]
 
 
 def run(
@@ -18,13 +20,22 @@ def run(
     inputs: Mapping[str, Any],
     weights: Read | None = None,
     watch: Callable[[Value, Array], None] | None = None,
+    native: Native | None = None,
 ) -> list[Array]:
     """The outputs of ``graph`` for ``inputs`` by name, every float in float64.
 
-    ``weights`` gives a weight's values (default: as stored); ``watch`` sees every result once.
+    ``weights`` gives a weight's values (default: as stored); ``watch`` sees every result once; ``native``
+    computes what has no semantics (default: UnsupportedOperator is raised).
     Values are freed after their last use, and a weight is read when it is first needed.
     """
-    return _Run(graph, inputs, weights or Weight.array, watch).outputs()
+    return _Run(graph, inputs, weights or Weight.array, watch, native).outputs()
+
+
+def evaluate(op: Op, arrays: Sequence[Array], native: Native | None = None) -> list[Array]:
+    """The results of one operator, floats in float64."""
+    own = native if op.kind == "opaque" else None
+    results = own(op, arrays) if own is not None else semantics(op.kind).evaluate(op, *arrays)
+    return [wide(v, array) for v, array in zip(op.outputs, results, strict=True)]
 
 
 def wide(value: Value, data: Any) -> Array:
@@ -34,8 +45,15 @@ def wide(value: Value, data: Any) -> Array:
 
 
 class _Run:
-    def __init__(self, graph: Graph, inputs: Mapping[str, Any], weights: Read, watch: Any) -> None:
-        self.graph, self.weights, self.watch = graph, weights, watch
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Mapping[str, Any],
+        weights: Read,
+        watch: Any,
+        native: Native | None,
+    ) -> None:
+        self.graph, self.weights, self.watch, self.native = graph, weights, watch, native
         self.held: dict[Value, Array] = {}
         self.left: dict[Value, int] = {}
         for op in graph.ops:
@@ -64,9 +82,7 @@ class _Run:
 
     def _step(self, op: Op) -> None:
         arrays = [self._take(v) for v in op.inputs]
-        results = semantics(op.kind).evaluate(op, *arrays)
-        for v, array in zip(op.outputs, results, strict=True):
-            array = wide(v, array)
+        for v, array in zip(op.outputs, evaluate(op, arrays, self.native), strict=True):
             if array.shape != v.shape:
                 raise AssertionError(f"{op.where}: evaluates to shape {array.shape}, not {v.shape}")
             if self.watch is not None:

@@ -9,9 +9,8 @@ import numpy as np
 
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Array, Graph, Literal, Value, Weight
-from meristem.rewrite.interpret import run, wide
+from meristem.rewrite.interpret import Native, evaluate, run, wide
 from meristem.rewrite.methods import Chosen
-from meristem.rewrite.registry import semantics
 from meristem.rewrite.split import Unit, folded, units
 from meristem.rewrite.stacks import Stack
 
@@ -41,17 +40,19 @@ def sites(
     targets: Mapping[Stack, int],
     chosen: Chosen,
     inputs: Mapping[str, Array],
+    native: Native | None = None,
 ) -> list[Site]:
     """The predicted and the measured error of what is split, each from the original's own stream.
 
-    ``inputs`` are by name, of the sizes that the graph was built for. In float64, by the interpreter.
+    ``inputs`` are by name, of the sizes that the graph was built for. In float64, by the interpreter, which
+    leaves to ``native`` what has no semantics.
     """
     held: dict[Value, Array] = {}
-    run(graph, inputs, watch=held.__setitem__)
+    run(graph, inputs, watch=held.__setitem__, native=native)
     held |= {v: wide(v, inputs[v.name]) for v in graph.inputs}
     found = units(graph, eq, targets, chosen)
     weights = {} if chosen.explicit else folded(found)
-    return [_Unit(u, held, weights, chosen.explicit).site() for u in found]
+    return [_Unit(u, held, weights, chosen.explicit, native).site() for u in found]
 
 
 @dataclass
@@ -65,6 +66,7 @@ class _Unit:
     held: Mapping[Value, Array]
     weights: Mapping[Weight, tuple[int, float]]
     explicit: bool
+    native: Native | None = None
 
     def __post_init__(self) -> None:
         self.inside = frozenset(self.unit.block.ops)
@@ -115,8 +117,8 @@ class _Unit:
                 return self.held[v]
             else:
                 arrays = [self._value(x, known, split=split) for x in op.inputs]
-                results = semantics(op.kind).evaluate(op, *arrays)
-                known |= {o: wide(o, y) for o, y in zip(op.outputs, results, strict=True)}
+                results = evaluate(op, arrays, self.native)
+                known |= dict(zip(op.outputs, results, strict=True))
             if split and self.explicit and v in self.branches:
                 known[v] = known[v] / self.unit.times
         return known[v]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -102,10 +103,14 @@ def spread(values: list[float], form: str) -> str:
     """The mean, and the range over seeds."""
     if not values:
         return ""
-    mean = form.format(statistics.fmean(values))
-    if len(values) == 1:
-        return mean
-    return f"{mean} ({form.format(min(values))} to {form.format(max(values))})"
+    mean, low, high = (shown(v, form) for v in (statistics.fmean(values), min(values), max(values)))
+    return mean if len(values) == 1 else f"{mean} ({low} to {high})"
+
+
+def shown(value: float, form: str) -> str:
+    """A number in its form, without the sign of what is rounded to zero."""
+    text = form.format(value)
+    return text if re.search("[1-9]", text) else form.format(0.0).lstrip("+")
 
 
 def table(store: Any) -> str:

@@ -79,6 +79,7 @@ class Run:
 
     def first_stage(self) -> State:
         stage, shape = self.row.stages[0], self.row.start(self.size)
+        # No first stage reaches the decay of WSD, so it is the same with and without.
         told = [
             asdict(self.size),
             asdict(shape),

@@ -113,6 +113,31 @@ def test_with_width_on_the_grown_channels() -> None:
     assert torch.equal(mean, twice.state_dict()["norm_grown1.running_mean"])
 
 
+def test_with_mixtures_after_it_and_masks() -> None:
+    """Batches are for the growth that takes them; a mask that moves keeps what was measured."""
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6))
+    module = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), mlp, nn.Linear(6, 2))
+    x = torch.randn(9, 4)
+    model = meristem.trace(module.eval(), (x,))
+    plan = meristem.plan(
+        model, {"layers@0": 2, "experts@3": 3}, method=f"{METHOD}+upcycle", batches=[(x,)]
+    )
+    assert [s.method for s in plan.steps] == [METHOD, "upcycle"]
+    mixed = meristem.grow(model, meristem.Plan.from_json(plan.to_json()))
+    assert algebra_error(model, mixed, x) <= LIMIT
+    with torch.no_grad():
+        h = module[:3](x)
+    name = "1_grown1.running_mean"
+    torch.testing.assert_close(mixed.state_dict()[name], h.mean(0), rtol=1e-5, atol=1e-6)
+    masked = meristem.grow(
+        model, {"layers@0": 2, "mlp@3": 12}, method=f"masked+{METHOD}", batches=[(x,)]
+    )
+    assert torch.equal(masked.anneal(1).state_dict()[name], mixed.state_dict()[name])
+    with pytest.raises(NotPreserved, match=r"masks.* between a layer and its activation"):
+        meristem.plan(model, {"layers@0": 2, "mlp": 12}, method=f"masked+{METHOD}")
+
+
 class Dense(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))

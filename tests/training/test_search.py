@@ -53,18 +53,17 @@ def test_the_front_is_what_nothing_beats(found: Found) -> None:
 
 
 def test_runs_from_scratch_come_first_and_savings_are_against_them(found: Found) -> None:
-    first, second = found.trials[:2]
-    assert first.scratch
-    assert second.scratch
-    assert (first.budget, second.budget) == (BUDGET, 0.25 * BUDGET)
-    assert found.saved(first) == pytest.approx(0)
-    best = min(found.front, key=lambda t: t.flops)
-    share = found.saved(best)
-    assert share is not None
-    # The FLOPs at which the longest run from scratch has this loss, between two of its reports.
-    curve = list(first.curve)
-    i = next(i for i, (_, loss) in enumerate(curve) if loss <= best.loss)
-    assert curve[i - 1][0] < best.flops / (1 - share) <= curve[i][0]
+    scratch = found.trials[:3]
+    assert all(t.scratch for t in scratch)
+    assert not any(t.scratch for t in found.trials[3:])
+    assert [t.budget / BUDGET for t in scratch] == [1.0, 0.25, 0.5]
+    assert [found.saved(t) for t in scratch] == pytest.approx([0, 0, 0])
+    whole, least, half = scratch
+    between = replace(found.front[0], loss=(half.loss + whole.loss) / 2, flops=0.3 * BUDGET)
+    # Half way between the losses is half way between the logarithms of the FLOPs.
+    assert found.saved(between) == pytest.approx(1 - 0.3 / math.sqrt(0.5))
+    assert found.saved(replace(between, loss=whole.loss / 2)) is None
+    assert found.saved(replace(between, loss=least.loss * 2)) is None
 
 
 def test_what_fails_and_what_cannot_run_has_its_reason(found: Found) -> None:
@@ -115,7 +114,7 @@ def test_the_seed_is_the_search(found: Found) -> None:
     again = search(run, SPACE, BUDGET, trials=14, seed=3)
     assert _outcomes(again) == _outcomes(found)
     other = search(last, SPACE, BUDGET, trials=6, seed=4)
-    assert [t.schedule for t in other.trials[2:]] != [t.schedule for t in found.trials[2:8]]
+    assert [t.schedule for t in other.trials[3:]] != [t.schedule for t in found.trials[3:9]]
     assert all(len(t.curve) == 1 for t in other.complete)
 
 
@@ -137,7 +136,7 @@ def test_a_space_of_few_schedules_is_tried_out() -> None:
         (lambda s, b: (1.0, 0), "spent 0.0 FLOPs"),
         (lambda s, b: 1.0, r"gave 1.0; give \(loss, flops\)"),
         (lambda s, b: iter(()), "yielded nothing"),
-        (lambda s, b: (1.0, 1.2 * b), "it spent 3e"),
+        (lambda s, b: (1.0, 1.2 * b), "it spent 6e"),
     ],
 )
 def test_a_run_that_always_fails_ends_the_search(result: Callable[..., Any], word: str) -> None:

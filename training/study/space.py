@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -108,8 +109,8 @@ class Space:
         return Schedule(stages, start), own
 
     def baselines(self, budget: float) -> list[tuple[Schedule, float]]:
-        """What is tried first: from scratch, with the whole budget and with the least share of it."""
-        shares = dict.fromkeys((1.0, _grid(self.spend, 1.0)))
+        """What is tried first: from scratch, with the whole budget, the least share of it, and between."""
+        shares = dict.fromkeys(_grid(s, 1.0) for s in (1.0, self.spend, math.sqrt(self.spend)))
         return [(Schedule([], dict(self.target)), s * budget) for s in shares]
 
     def data(self) -> dict[str, Any]:

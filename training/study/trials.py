@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 COMPLETE, FAILED, INFEASIBLE = "complete", "failed", "infeasible"
@@ -32,7 +33,7 @@ class Trial:
     @property
     def scratch(self) -> bool:
         """Does nothing grow?"""
-        return not self.schedule.get("stages")
+        return bool(self.schedule) and not self.schedule["stages"]
 
     def __str__(self) -> str:
         """The schedule in words."""
@@ -63,9 +64,14 @@ class Found:
     @cached_property
     def front(self) -> list[Trial]:
         """Trials that no other beats in both loss and FLOPs, the cheapest first."""
+        return self.front_of(self.complete)
+
+    @staticmethod
+    def front_of(trials: Sequence[Trial]) -> list[Trial]:
+        """The same of some trials with a result."""
         out: list[Trial] = []
         least = math.inf
-        for t in sorted(self.complete, key=lambda t: (t.flops, t.loss, t.number)):
+        for t in sorted(trials, key=lambda t: (t.flops, t.loss, t.number)):
             assert t.loss is not None
             if t.loss < least:
                 out.append(t)
@@ -73,14 +79,23 @@ class Found:
         return out
 
     def saved(self, trial: Trial) -> float | None:
-        """1 - FLOPs / FLOPs from scratch to the same loss; None where no run from scratch came to it.
+        """1 - FLOPs / FLOPs from scratch to the same loss; None where no runs from scratch enclose it.
 
-        The cheapest of the runs from scratch counts, interpolated between the losses that it reported.
+        Runs from scratch count by their ends alone, interpolated in the logarithm of the FLOPs: on the way
+        their learning rate has not decayed, and against that anything would have saved much.
         """
-        costs = [
-            c for t in self.complete if t.scratch and (c := _cost(t.curve, trial.loss)) is not None
-        ]
-        return 1 - trial.flops / min(costs) if costs and trial.flops is not None else None
+        if trial.loss is None or trial.flops is None:
+            return None
+        ends: list[Point] = []
+        for t in self.front_of([t for t in self.complete if t.scratch]):
+            assert t.flops is not None
+            assert t.loss is not None
+            ends.append((t.flops, t.loss))
+        for (c0, l0), (c1, l1) in pairwise([*ends[:1], *ends]):
+            if l1 <= trial.loss <= l0:
+                share = (l0 - trial.loss) / (l0 - l1) if l0 > l1 else 0.0
+                return float(1 - trial.flops / (c0 * (c1 / c0) ** share))
+        return None
 
     def data(self) -> dict[str, Any]:
         """JSON-ready data: the settings, every trial, the numbers of those on the front."""
@@ -96,18 +111,6 @@ class Found:
             "front": front,
             "trials": rows,
         }
-
-
-def _cost(curve: Sequence[Point], loss: float | None) -> float | None:
-    before: Point | None = None
-    for flops, value in curve:
-        if loss is not None and value <= loss:
-            if before is None:
-                return flops
-            t = (before[1] - loss) / (before[1] - value)
-            return before[0] + t * (flops - before[0])
-        before = (flops, value)
-    return None
 
 
 def _sizes(sizes: Mapping[str, Any]) -> str:
