@@ -133,7 +133,7 @@ def replay(
     grown = Grown(module, optimizer, scheduler, History.of(module))
     for at, (text, new) in enumerate(zip(history.plans, history.new, strict=True)):
         plan = meristem.Plan.from_json(text)
-        how = replace(way, new=new)
+        how = replace(way, new=new, loss=None)  # the plan holds what it gave
         grown = grow(
             grown.module, grown.optimizer, grown.scheduler, grown.history, plan, example, how
         )

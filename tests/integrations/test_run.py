@@ -84,6 +84,60 @@ def test_a_run_is_resumed_before_its_growth(trained):
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("zero", [True, False])
+def test_growths_are_repeated_on_other_values(tmp_path, zero):
+    """A fresh model may hold zeros where the trained one has none, and the other way round."""
+
+    def start(zero):
+        run = made()
+        for name, p in run.module.named_parameters():
+            if zero and ("bias" in name or "down" in name):
+                torch.nn.init.zeros_(p)
+        return run
+
+    run = start(zero)
+    steps(run, 2)
+    run.grow({"mlp": 12, "hidden": 16, "layers": 3})
+    run.save(tmp_path, run.step)
+    last = steps(run, 2)
+    again = start(not zero)
+    again.resume(tmp_path)
+    assert steps(again, 2) == last
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["gradmax", "learned"])
+def test_a_growth_that_a_loss_decided_is_repeated_from_its_plan(tmp_path, method):
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+
+    def start():
+        torch.manual_seed(0)
+        module = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+        return Run(module, optimizer, example=(x,), loss=loss)
+
+    def loss(module):
+        return (module(x) - x.prod(1, keepdim=True)).square().mean()
+
+    def train(run):
+        for _ in range(2):
+            run.optimizer.zero_grad()
+            value = loss(run.module)
+            value.backward()
+            run.optimizer.step()
+        return value.item()
+
+    run = start()
+    train(run)
+    run.grow({"mlp": 8}, method=method)
+    run.save(tmp_path, 2)
+    last = train(run)
+    again = start()
+    again.resume(tmp_path)
+    assert train(again) == last
+
+
+@pytest.mark.full
 def test_the_own_class_takes_over(tmp_path):
     rebuild = from_config(mlp="mlp", layers="layers")
     run = made(rebuild=rebuild)
