@@ -130,6 +130,11 @@ ROWS = {
             "width-asymmetric", "half width to full, `lemon`, AdamW's state carried, asymmetric reset",
             width("lemon", "asymmetric"), half=True,
         ),
+        # The paper's case: equal copies, which the same state would keep equal.
+        Row(
+            "width-copies", "half width to full, `copy`, AdamW's state carried, asymmetric reset",
+            width("copy", "asymmetric"), half=True,
+        ),
         Row(
             "compound", "half width and 6 layers to all at once, `lemon+stack`",
             (Stage(MIDDLE), Stage(None, (*WIDTH, "layers"), "lemon+stack")),
