@@ -145,7 +145,11 @@ def _evaluated(old: torch.Tensor, make: Callable[[Array], Array]) -> torch.Tenso
 
 
 def like(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-    """A Parameter where the source was one."""
+    """A Parameter where the source was one, in the memory format of the source."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    order = formats.get(old.dim())
+    if order is not None and new.dim() == old.dim() and not old.is_contiguous():
+        new = new.contiguous(memory_format=order) if old.is_contiguous(memory_format=order) else new
     if isinstance(old, torch.nn.Parameter):
         return torch.nn.Parameter(new, requires_grad=old.requires_grad)
     return new

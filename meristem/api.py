@@ -42,6 +42,11 @@ def trace(
             f"trace takes an nn.Module or a GraphModule, not {type(module).__name__}; "
             "meristem.load takes programs and files"
         )
+    if any(getattr(m, "split_by_growth", False) for m in module.modules()):
+        raise CarrierError(
+            "weights of this module are split (meristem.training.separate); call fuse() before it grows "
+            "again"
+        )
     return Model(trace_module(module, args, kwargs, dynamic_shapes), TorchSide())
 
 

@@ -54,8 +54,12 @@ class Carry:
                 )
 
     def groups(self, old: Sequence[Group]) -> list[Group]:
-        """The groups with the names of grown weights: each with what stems from its weights, in their
-        order; a weight without a source is where those of its place and rank are."""
+        """The groups with the names of grown weights: each with what stems from its weights; a weight
+        without a source is where those of its place and rank are.
+
+        A group that has its weights in the module's order has them in the grown module's: it is by this
+        order that a checkpoint finds the state of a weight.
+        """
         heirs: dict[str, list[str]] = {}
         for h in self.heirs:
             if h.source is not None:
@@ -69,6 +73,12 @@ class Carry:
             near = self._nearest(orphan)
             if near in home:  # otherwise another optimizer has it
                 home[near]["params"].append(orphan)
+        place = {h.name: i for i, h in enumerate(self.heirs)}
+        first = {s: i for i, s in reversed(list(enumerate(self.lineage.names.values())))}
+        for group, before in zip(out, old, strict=True):
+            ranks = [first[p] for p in before["params"]]
+            if ranks == sorted(ranks):
+                group["params"].sort(key=place.__getitem__)
         return out
 
     def _nearest(self, name: str) -> str | None:
@@ -93,49 +103,54 @@ class Carry:
             if not state:
                 continue
             assert heir.source is not None
-            recipe = self.lineage.recipe(heir.source)
+            recipe, rank = self.lineage.recipe(heir.source), len(self.shapes[heir.source])
             if heir.whole or heir.among > 1:
-                out[heir.name] = self._carried(state, recipe, heir.among)
+                out[heir.name] = self._carried(state, recipe, rank, heir.among)
             elif self.new == "mean" and "second" in self.rules.values():
                 beside = self.shapes[heir.source] if recipe is None else recipe.shape
                 if beside == self.grown[heir.name]:
-                    out[heir.name] = self._beside(state, recipe)
+                    out[heir.name] = self._fresh(state, recipe, rank)
         return out
 
-    def _carried(self, state: State, recipe: Expansion | None, among: int = 1) -> State:
+    def _carried(self, state: State, recipe: Expansion | None, rank: int, among: int = 1) -> State:
         out: State = {}
         for key, value in state.items():
             rule = self.rules[key]
             if value is None or rule == "step" or (recipe is None and among == 1):
-                out[key] = own(value)
+                out[key] = unshared(value)
             elif rule in POWERS:
                 out[key] = _like(_lift(_wide(value), recipe, POWERS[rule], self.new, among), value)
             elif rule == "average":
                 wide = _wide(value)
                 out[key] = _like(wide if recipe is None else recipe.apply(wide), value)
-        return out | _factors(state, self.rules, recipe, self.new, among)
+        return out | _factors(state, self.rules, recipe, self.new, among, rank)
 
-    def _beside(self, state: State, recipe: Expansion | None) -> State:
+    def _fresh(self, state: State, recipe: Expansion | None, rank: int) -> State:
         """What a weight of a new layer begins with: the second moments of the one that it is like."""
-        out = self._carried(state, recipe)
+        out = self._carried(state, recipe, rank)
         for key, value in out.items():
             if self.rules[key] not in ("second", "rows", "columns", "step"):
                 out[key] = torch.zeros_like(value) if isinstance(value, torch.Tensor) else value
         return out
 
 
-def _factors(state: State, rules: Rules, recipe: Expansion | None, new: str, among: int) -> State:
-    """Row and column means of a second moment, lifted as what they stand for."""
+def _factors(
+    state: State, rules: Rules, recipe: Expansion | None, new: str, among: int, rank: int
+) -> State:
+    """Row and column means of a second moment of that rank, lifted as what they stand for."""
     keys = {rule: key for key, rule in rules.items() if rule in ("rows", "columns")}
     if not keys.keys() or keys["rows"] not in state or (recipe is None and among == 1):
         return {}
     rows, columns = _wide(state[keys["rows"]]), _wide(state[keys["columns"]])
+    dropped = rows.ndim < rank  # the axis that was averaged
+    if dropped:
+        rows, columns = rows[..., None], columns[..., None, :]
     scale = rows.mean(axis=-2, keepdims=True)
     whole = rows * columns / np.where(scale == 0, 1, scale)
     whole = _lift(whole, recipe, 2.0, new, among)
     return {
-        keys["rows"]: _like(whole.mean(axis=-1, keepdims=True), state[keys["rows"]]),
-        keys["columns"]: _like(whole.mean(axis=-2, keepdims=True), state[keys["columns"]]),
+        keys["rows"]: _like(whole.mean(axis=-1, keepdims=not dropped), state[keys["rows"]]),
+        keys["columns"]: _like(whole.mean(axis=-2, keepdims=not dropped), state[keys["columns"]]),
     }
 
 
@@ -152,9 +167,9 @@ def _like(x: Array, old: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(x)).to(old.device, old.dtype)
 
 
-def own(value: Any) -> Any:
+def unshared(value: Any) -> Any:
     """A number or a tensor that shares nothing."""
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
 
-__all__ = ["Carry", "Group", "State", "own"]
+__all__ = ["Carry", "Group", "State", "unshared"]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
 
 from meristem.rewrite.errors import MeristemError
-from meristem.training.carry import Carry, Group, State
-from meristem.training.carry import own as _own
+from meristem.training.carry import Carry, Group, State, unshared
 from meristem.training.lineage import Lineage
 from meristem.training.states import rules_of
 
-# Set where an optimizer is made, and not part of what it pickles.
-_FLAGS = (bool, int, float, str, type(None))
+# What torch keeps in every optimizer; the rest is of its class. Schedulers and scalers wrap ``step``.
+_COMMON = frozenset(vars(Optimizer([torch.zeros(1)], {}))) | {"step", "_opt_called"}
+_HOOKS = tuple(n for n in _COMMON if n.endswith("_hooks"))
 
 
 def carry_optimizer(
@@ -30,19 +32,22 @@ def carry_optimizer(
     """An optimizer of the same class over the parameters of the grown ``module``.
 
     Groups and their hyper-parameters stay; a weight of a new layer joins the group of the one that it is
-    like. State follows each weight's recipe (``rewrite.moments``), step counts stay. ``names`` are those
-    of the old parameters in the source model by ``id``. Parameters that ``old`` does not hold (frozen
-    ones, or those of another optimizer) stay out. Nothing of ``old`` changes.
+    like. State follows each weight's recipe (``rewrite.moments``), step counts stay, as do hooks and the
+    attributes of the class. ``names`` are those of the old parameters in the source model by ``id``.
+    Parameters that ``old`` does not hold (frozen ones, or those of another optimizer) stay out. Nothing of
+    ``old`` changes.
 
     Raises MeristemError where a parameter of ``old`` is none of the source's, the state of a weight has
-    another shape or is not known, or the module is not of this growth.
+    another shape or is not known, an attribute holds parameters, or the module is not of this growth.
     """
     kind = type(old)
     rules = rules_of(kind)
     groups, states, shapes = [], {}, {}
     for number, group in enumerate(old.param_groups):
         known = [_known(p, names, lineage, number) for p in group["params"]]
-        groups.append({k: _own(v) for k, v in group.items() if k != "params"} | {"params": known})
+        groups.append(
+            {k: unshared(v) for k, v in group.items() if k != "params"} | {"params": known}
+        )
         for name, p in zip(known, group["params"], strict=True):
             shapes[name] = tuple(p.shape)
             if old.state.get(p):
@@ -52,18 +57,21 @@ def carry_optimizer(
         lineage, {n: (id(p), tuple(p.shape)) for n, p in own.items()}, shapes, rules, new
     )
     carry.check(states)
-    made = kind.__new__(kind)
     placed = carry.groups(groups)
+    made = kind.__new__(kind)
     made.__setstate__(
         {
-            **{k: v for k, v in vars(old).items() if isinstance(v, _FLAGS)},
-            "defaults": dict(old.defaults),
-            "state": defaultdict(dict),
+            **_attributes(old),
+            "defaults": {k: unshared(v) for k, v in old.defaults.items()},
+            "state": defaultdict(
+                dict, {k: deepcopy(v) for k, v in old.state.items() if isinstance(k, str)}
+            ),
             "param_groups": [{**g, "params": [own[n] for n in g["params"]]} for g in placed],
         }
     )
+    name_parameters(made, module)
     for name, state in carry.states(states).items():
-        made.state[own[name]] = {k: _beside(v, own[name]) for k, v in state.items()}
+        made.state[own[name]] = {k: _laid_out(v, own[name]) for k, v in state.items()}
     if isinstance(old, torch.optim.Adagrad):  # makes its state before the first step
         for group in made.param_groups:
             for p in (p for p in group["params"] if p not in made.state):
@@ -141,16 +149,40 @@ def _known(p: torch.Tensor, names: Mapping[int, str], lineage: Lineage, number: 
     return lineage.names[names[id(p)]]
 
 
-def _beside(value: Any, p: torch.Tensor) -> Any:
-    """A state on its parameter's device; counts stay where the optimizer keeps them."""
-    if isinstance(value, torch.Tensor) and value.dim():
-        return value.to(p.device)
-    return value
+def _attributes(old: Optimizer) -> dict[str, Any]:
+    """What its class keeps beside torch's own, and its hooks. Raises MeristemError where that holds
+    parameters, which would be the old ones."""
+    held = {id(p) for g in old.param_groups for p in g["params"]}
+    out: dict[str, Any] = {n: copy(v) for n, v in vars(old).items() if n in _HOOKS}
+    for name, value in vars(old).items():
+        if name in _COMMON:
+            continue
+        if any(id(leaf) in held for leaf in pytree.tree_leaves(value)):
+            raise MeristemError(
+                f"{type(old).__name__}.{name} holds parameters, and nothing says what it becomes; keep "
+                "them in param_groups, or start a new optimizer",
+                attribute=name,
+            )
+        out[name] = copy(value)
+    return out
 
 
-def named(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[int, str]:
-    """Names by identity."""
-    return {id(p): n for n, p in parameters}
+def name_parameters(optimizer: Optimizer, module: Any) -> None:
+    """Names in groups that have some, as they are in ``module`` now."""
+    names = {id(p): n for n, p in reversed(list(module.named_parameters()))}
+    for group in optimizer.param_groups:
+        if "param_names" in group:
+            group["param_names"] = [names[id(p)] for p in group["params"]]
 
 
-__all__ = ["carry_optimizer", "carry_state_dict", "named"]
+def _laid_out(value: Any, p: torch.Tensor) -> Any:
+    """A state on its parameter's device and in its memory format, as fused steps need it; counts stay
+    where the optimizer keeps them."""
+    if not isinstance(value, torch.Tensor) or not value.dim():
+        return value
+    if value.shape == p.shape:
+        return torch.empty_like(p, dtype=value.dtype, requires_grad=False).copy_(value)
+    return value.to(p.device)
+
+
+__all__ = ["carry_optimizer", "carry_state_dict", "name_parameters"]

@@ -21,7 +21,9 @@ from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.moments import kept
 from meristem.rewrite.plan import Plan
+from meristem.training.carry import unshared
 from meristem.training.lineage import Lineage
+from meristem.training.optimizer import name_parameters
 from meristem.training.scheduler import GROWN_FROM
 from meristem.training.states import rules_of
 
@@ -45,6 +47,7 @@ class Parts(nn.Module):
     vector, in row-major order."""
 
     order: torch.Tensor
+    split_by_growth = True
 
     def __init__(self, recipe: Expansion) -> None:
         super().__init__()
@@ -97,6 +100,7 @@ class Separated:
     """What ``separate`` did. ``groups`` are the numbers of the optimizer's groups of new parameters."""
 
     optimizer: Optimizer
+    module: nn.Module
     groups: list[int]
     splits: list[_Split] = field(default_factory=list)
 
@@ -125,9 +129,16 @@ class Separated:
             if state:
                 optimizer.state[whole] = state
         for group in homes.values():
-            optimizer.param_groups[group[GROWN_FROM]]["params"] += group["params"]
+            home = optimizer.param_groups[group[GROWN_FROM]]
+            home["params"] = self._in_order([*home["params"], *group["params"]])
         optimizer.param_groups[:] = [g for g in optimizer.param_groups if GROWN_FROM not in g]
         self.splits, self.groups = [], []
+        name_parameters(optimizer, self.module)
+
+    def _in_order(self, params: list[torch.Tensor]) -> list[torch.Tensor]:
+        """As in the module, by which order checkpoints find the state of a weight."""
+        place = {id(p): i for i, p in enumerate(self.module.parameters())}
+        return sorted(params, key=lambda p: place[id(p)])
 
 
 def separate(grown: Grown, module: nn.Module, optimizer: Optimizer, **settings: Any) -> Separated:
@@ -160,7 +171,7 @@ def separate(grown: Grown, module: nn.Module, optimizer: Optimizer, **settings: 
         raise MeristemError("nothing in this optimizer is new, so nothing can be separated")
     for name, (_, recipe) in split.items():
         _check(name, Parts(recipe), optimizer)
-    out = Separated(optimizer, [])
+    out = Separated(optimizer, module, [])
     for number, group in enumerate(list(optimizer.param_groups)):
         fresh = [p for p in group["params"] if p in new]
         group["params"] = [p for p in group["params"] if p not in new]
@@ -174,10 +185,12 @@ def separate(grown: Grown, module: nn.Module, optimizer: Optimizer, **settings: 
         if fresh:
             out.groups.append(len(optimizer.param_groups))
             optimizer.param_groups.append(
-                {**group, **settings, "params": fresh, GROWN_FROM: number}
+                {k: unshared(v) for k, v in group.items() if k != "params"}
+                | {**settings, "params": fresh, GROWN_FROM: number}
             )
             if "lr" in settings and "initial_lr" in group:
                 optimizer.param_groups[-1]["initial_lr"] = settings["lr"]
+    name_parameters(optimizer, module)
     return out
 
 
@@ -188,6 +201,10 @@ def _new(
     lineage = Lineage(grown.plan, grown.origin.names)
     named = dict(module.named_parameters(remove_duplicate=False))
     held = {id(p) for g in optimizer.param_groups for p in g["params"]}
+    if not held & {id(p) for p in named.values()}:
+        raise MeristemError(
+            "the optimizer has no parameter of this module; give the module that it was made for"
+        )
     whole: set[torch.Tensor] = set()
     split: dict[str, tuple[nn.Parameter, Expansion]] = {}
     for heir in lineage.heirs((n, id(p)) for n, p in named.items()):

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from meristem.rewrite.errors import MeristemError
+from meristem.training.scheduler import set_rate
 from meristem.training.triggers.base import positive
 
 
@@ -130,6 +131,12 @@ class Rewarmed:
         self.since += 1
         self._apply()
 
+    def keep_groups(self, count: int) -> None:
+        """Forget groups from this number on: they were fused again (``carry_scheduler`` calls it)."""
+        self.groups = [g for g in self.groups if g < count]
+        self.scheduled = {g: r for g, r in self.scheduled.items() if g < count}
+        self.at_growth = {g: r for g, r in self.at_growth.items() if g < count}
+
     def get_last_lr(self) -> list[float]:
         """The rates that the optimizer has, all groups."""
         return [float(g["lr"]) for g in self.optimizer.param_groups]
@@ -171,11 +178,7 @@ class Rewarmed:
 
     def _set(self, rates: Mapping[int, float]) -> None:
         for g, rate in rates.items():
-            group = self.optimizer.param_groups[g]
-            if hasattr(group["lr"], "fill_"):  # a tensor, that compiled and fused optimizers read
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            set_rate(self.optimizer.param_groups[g], rate)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -48,13 +49,22 @@ def carry_scheduler(old: Any, optimizer: Optimizer) -> Any:
 
 def _count_steps(before: Optimizer, after: Optimizer) -> None:
     """Schedulers watch whether the optimizer has stepped, through what their constructor does to it."""
-    rates = [(g["lr"], g.get("initial_lr")) for g in after.param_groups]
+    rates = [float(g["lr"]) for g in after.param_groups]
+    had = ["initial_lr" in g for g in after.param_groups]
     LambdaLR(after, lambda _: 1.0)
-    for group, (rate, first) in zip(after.param_groups, rates, strict=True):
-        group["lr"] = rate
-        if first is not None:
-            group["initial_lr"] = first
+    for group, rate, first in zip(after.param_groups, rates, had, strict=True):
+        set_rate(group, rate)
+        if not first:
+            del group["initial_lr"]
     after._opt_called = getattr(before, "_opt_called", False)  # type: ignore[attr-defined]
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set a group's learning rate; one that is a tensor stays the same tensor."""
+    if isinstance(group["lr"], torch.Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _fit(scheduler: Any, count: int, groups: list[dict[str, Any]]) -> None:
@@ -68,9 +78,11 @@ def _fit(scheduler: Any, count: int, groups: list[dict[str, Any]]) -> None:
                 rates = [g.get("initial_lr") if GROWN_FROM in g else None for g in groups]
                 values = [v if r is None else r for v, r in zip(values, rates, strict=True)]
             setattr(scheduler, name, values)
+    if hasattr(scheduler, "keep_groups"):  # a shape around a scheduler, for some groups
+        scheduler.keep_groups(len(groups))
     inner = getattr(scheduler, "scheduler", None)
     for other in (*getattr(scheduler, "_schedulers", ()), *([inner] if inner else [])):
         _fit(other, count, groups)
 
 
-__all__ = ["GROWN_FROM", "carry_scheduler"]
+__all__ = ["GROWN_FROM", "carry_scheduler", "set_rate"]

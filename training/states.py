@@ -9,7 +9,8 @@ A rule says of one entry of an optimizer's state what it is:
     average    a mean of the weight itself: it grows as the weight does
     rows       means of squared gradients over the last axis, which stays with size one; ``columns`` over
                the axis before it. Both together stand for a second moment v = r c / mean(r)
-               (Adafactor, arXiv:1804.04235), which is lifted and then averaged again
+               (Adafactor, arXiv:1804.04235), which is lifted and then averaged again; the axis that is
+               averaged may also be dropped
     step       a count or a number, which stays
 
 An optimizer whose state is not listed here is refused by name; ``register_state`` adds one.
@@ -36,7 +37,8 @@ _ADAM: Rules = {
     "exp_avg_sq": "second",
     "max_exp_avg_sq": "second",
 }
-_KNOWN: dict[type, Rules] = {
+# By class, or by the full name of a class of a library that need not be there.
+_KNOWN: dict[type | str, Rules] = {
     torch.optim.Adam: _ADAM,
     torch.optim.AdamW: _ADAM,
     torch.optim.SparseAdam: _ADAM,
@@ -59,14 +61,26 @@ _KNOWN: dict[type, Rules] = {
         "variance": "second",
     },
     torch.optim.Muon: {"momentum_buffer": "first"},
+    "transformers.optimization.Adafactor": {
+        "step": "step",
+        "RMS": "step",
+        "exp_avg": "first",
+        "exp_avg_sq": "second",
+        "exp_avg_sq_row": "rows",
+        "exp_avg_sq_col": "columns",
+    },
 }
 
 
 def register_state(kind: type[torch.optim.Optimizer], rules: Mapping[str, str]) -> None:
     """Say what an optimizer class keeps for each weight: its keys, each with one of ``RULES``.
 
-    Raises MeristemError for a rule that is not one of them.
+    Raises MeristemError for a rule that is not one of them, and for rows without columns.
     """
+    if ("rows" in rules.values()) != ("columns" in rules.values()):
+        raise MeristemError(
+            "rows and columns stand for a second moment together; name both, or neither"
+        )
     odd = {r for r in rules.values() if r not in RULES}
     if odd:
         raise MeristemError(
@@ -81,9 +95,10 @@ def rules_of(kind: type) -> Rules:
     Raises MeristemError where there are none.
     """
     for base in kind.__mro__:
-        if base in _KNOWN:
-            return _KNOWN[base]
-    known = ", ".join(sorted(k.__name__ for k in _KNOWN))
+        for key in (base, f"{base.__module__}.{base.__qualname__}"):
+            if key in _KNOWN:
+                return _KNOWN[key]
+    known = ", ".join(sorted(k if isinstance(k, str) else k.__name__ for k in _KNOWN))
     raise MeristemError(
         f"what {kind.__name__} keeps for a weight is not known; known are {known}. Say it with "
         f"meristem.training.register_state({kind.__name__}, {{...}}), or start a new optimizer",
@@ -103,7 +118,7 @@ def check_state(name: str, shape: tuple[int, ...], state: Mapping[str, Any], rul
             )
         expected = _expected(rules[key], shape)
         found = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
-        if value is not None and expected is not None and found != expected:
+        if value is not None and expected and found not in expected:
             raise MeristemError(
                 f"the optimizer's {key!r} of {name} has the shape {found}, and the weight has {shape}; "
                 "the state does not belong to this model",
@@ -112,14 +127,15 @@ def check_state(name: str, shape: tuple[int, ...], state: Mapping[str, Any], rul
             )
 
 
-def _expected(rule: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+def _expected(rule: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The shapes that a state may have; none where any is right."""
     if rule == "step":
-        return None
+        return ()
     if rule == "rows":
-        return (*shape[:-1], 1)
+        return (*shape[:-1], 1), shape[:-1]
     if rule == "columns":
-        return (*shape[:-2], 1, shape[-1])
-    return shape
+        return (*shape[:-2], 1, shape[-1]), (*shape[:-2], shape[-1])
+    return (shape,)
 
 
 __all__ = ["POWERS", "RULES", "Rules", "check_state", "register_state", "rules_of"]

@@ -58,17 +58,20 @@ def decoder() -> Any:
         pytest.param(
             "masked+identity", {"hidden": 12, "mlp": 16, "layers": 3}, {}, marks=pytest.mark.full
         ),
-        ("net2wider+upcycle:top=2", {"mlp": 18, "experts": 4}, {}),
+        pytest.param(
+            "net2wider+upcycle:top=2", {"mlp": 18, "experts": 4}, {}, marks=pytest.mark.full
+        ),
         pytest.param(
             "lemon+cancel+upcycle",
             {"mlp": 18, "layers": 3, "experts@blocks.0": 4, "experts": 2},
             {"at": [1]},
             marks=pytest.mark.full,
         ),
-        (
+        pytest.param(
             "clone:noise=0.2+identity",
             {"mlp": "x2", "heads": "x2", "layers": "x2"},
             {"at": "spread"},
+            marks=pytest.mark.full,
         ),
         pytest.param(
             "lemon",
@@ -272,6 +275,7 @@ def test_what_does_not_go_together() -> None:
             meristem.plan(model, sizes, **options)
 
 
+@pytest.mark.full
 def test_one_after_another() -> None:
     """Ten methods in a row; the approximate ones start a new function."""
     model = decoder()

@@ -20,7 +20,7 @@ from meristem.carriers.torch_double import double_module
 from tests.carriers.test_onnx_zoo import check_model
 from tests.e2e.measure import deployment_ratio, leaves
 from tests.e2e.test_torch_zoo import boundary_of, free, kinds_of
-from tests.zoo import BATCH, SEQUENCE, ZOO
+from tests.zoo import BATCH, RELATED, SEQUENCE, ZOO
 from tests.zoo import inputs as example
 from tests.zoo.exports import export, needs_positions, program_of
 
@@ -44,24 +44,10 @@ ONE_TABLE = (
 MERGED = {("gptj", "qk_dim"): ONE_TABLE}
 # Plans are carried out both ways in every test run; the others' in the full one.
 BOTH = ("gpt2", "llama_tied")
-# Models of a family of which another is grown for every change.
-RELATED = frozenset(
-    {
-        *(
-            "bert_encoder",
-            "clip",
-            "cohere",
-            "cohere_qknorm",
-            "convnext_hf",
-            "falcon",
-            "gpt_neox",
-            "gptj",
-        ),
-        *("mistral", "phi3", "qwen2", "roberta", "t5_untied", "timm_swin", "timm_vit"),
-        *("torch_encoder_bare", "torch_encoder_prenorm", "whisper"),
-        *("bart", "bloom", "falcon_mq", "gemma2"),
-    }
-)
+# And these, which are grown through torch for every change.
+LATER = RELATED | {
+    "bart", "bloom", "convnext", "falcon_mq", "gemma2", "nanogpt_manual", "opt_postnorm",
+}  # fmt: skip
 INPUTS = 8
 LIMIT = 4.0
 # Transposed, fused or sliced copies have other bytes; most weights must still be recognised.
@@ -197,7 +183,7 @@ def deployed(model: Any, path: Path, big: Path, inputs: list[list[torch.Tensor]]
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.full) if n in RELATED else n for n in sorted(ZOO)]
+    "name", [pytest.param(n, marks=pytest.mark.full) if n in LATER else n for n in sorted(ZOO)]
 )
 def test_dynamic_file(name: str, tmp_path: Path, record_property: Any) -> None:
     case = Case(name, dynamic=True, opset=20)

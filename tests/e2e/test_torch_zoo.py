@@ -15,7 +15,7 @@ import pytest
 
 import meristem
 from tests.e2e.measure import algebra_error, leaves
-from tests.zoo import ZOO, build, dynamic_shapes
+from tests.zoo import RELATED, ZOO, build, dynamic_shapes
 
 LIMIT = 1e-10
 SIX = (
@@ -77,7 +77,9 @@ def errors_of(name: str, wishes: Callable[[Any], list[dict[str, str]]]) -> dict[
     return errors
 
 
-@pytest.mark.parametrize("name", sorted(ZOO))
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.full) if n in RELATED else n for n in sorted(ZOO)]
+)
 def test_all_kinds_together(name: str, record_property: Any) -> None:
     model, _, _ = traced(name)
     missing = ZOO[name].kinds & set(SIX) - {d.kind for d in model.dimensions}

@@ -287,8 +287,6 @@ def test_requests_that_cannot_be():
         ask({"image@image.height": 30})
     with pytest.raises(SizeError, match="cannot become 14"):
         ask({"image": 14})
-    with pytest.raises(SizeError, match="in another step"):
-        ask({"image": 20, "value_dim": 12})
     with pytest.raises(SizeError, match="a larger image is an input"):
         ask({"image": 20}, boundary="crop")
     with pytest.raises(SizeError, match="given= names places"):

@@ -32,6 +32,10 @@ GROWTHS = {
     "spread": ("preserve", {"layers": "+2"}, "spread"),
     "front": ("preserve", {"layers": "+1"}, [0]),
 }
+# For every change; the others by `make test-full`.
+QUICK = {("decoder", g) for g in ("zero", "copy", "front")} | {
+    ("convolutions", g) for g in ("copy", "pair", "identity")
+}
 
 
 def trained(name, kind, steps=3):
@@ -58,8 +62,14 @@ def sizes_of(name, growth):
     return method, sizes, at
 
 
-@pytest.mark.parametrize("growth", GROWTHS)
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    ("name", "growth"),
+    [
+        pytest.param(n, g, marks=() if (n, g) in QUICK else pytest.mark.full)
+        for n in NETS
+        for g in GROWTHS
+    ],
+)
 def test_a_step_of_old_entries_is_the_old_step(name, growth):
     """Every optimizer keeps what three steps gave it, at a rate of zero; then both models make one step."""
     net, x, loss = NETS[name]()
@@ -261,7 +271,11 @@ def test_what_does_not_belong_is_refused_and_nothing_changes():
 
 
 @pytest.mark.parametrize(
-    ("method", "sizes"), [("split", {"layers": 4}), ("upcycle:top=2", {"experts": 4})]
+    ("method", "sizes"),
+    [
+        ("split", {"layers": 4}),
+        pytest.param("upcycle:top=2", {"experts": 4}, marks=pytest.mark.full),
+    ],
 )
 def test_equal_weights_that_do_together_what_one_did_share_its_gradient(method, sizes):
     """Their gradients sum to the old one; last weights of split blocks hold a part, so have more of it."""

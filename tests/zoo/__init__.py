@@ -19,7 +19,17 @@ from . import decoders, encoders, handwritten, vision
 from .entry import Entry, Shapes, free, randomise
 from .known import KNOWN
 
-__all__ = ["BATCH", "KNOWN", "SEQUENCE", "ZOO", "Entry", "build", "dynamic_shapes", "inputs"]
+__all__ = [
+    "BATCH",
+    "KNOWN",
+    "RELATED",
+    "SEQUENCE",
+    "ZOO",
+    "Entry",
+    "build",
+    "dynamic_shapes",
+    "inputs",
+]
 
 BATCH, SEQUENCE = 2, 7
 
@@ -28,6 +38,13 @@ ZOO: dict[str, Entry] = {
     for room in (decoders, encoders, vision, handwritten)
     for entry in room.ENTRIES
 }
+
+# Models of a family of which another is grown for every change; these by `make test-full`.
+RELATED = frozenset({
+    "bert_encoder", "clip", "cohere", "cohere_qknorm", "convnext_hf", "falcon", "gpt_neox",
+    "gptj", "mistral", "phi3", "qwen2", "roberta", "t5_untied", "timm_swin", "timm_vit",
+    "torch_encoder_bare", "torch_encoder_prenorm", "whisper",
+})  # fmt: skip
 
 
 def build(
