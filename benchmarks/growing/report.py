@@ -9,7 +9,7 @@ from typing import Any
 
 from growing.table import ROWS, SIZES, Row
 
-FLOPS, STEP, LOSS, SECONDS = range(4)
+FLOPS, STEP, LOSS, SECONDS, WALL = range(5)
 # A held-out loss under a constant rate is noisy; three marks in a row are taken together.
 WINDOW = 3
 
@@ -18,7 +18,8 @@ WINDOW = 3
 class Outcome:
     """One seed of one row against the scratch run of this seed.
 
-    ``share`` and ``seconds`` are of what the scratch run needed, None where its loss was not reached;
+    ``share`` (of FLOPs), ``seconds`` (of processor time) and ``wall`` (of wall time) are of what the
+    scratch run needed, None where its loss was not reached;
     ``gap`` is the final loss minus the scratch run's, ``spent`` all FLOPs over the scratch run's.
     """
 
@@ -27,6 +28,7 @@ class Outcome:
     gap: float
     spent: float
     jump: float
+    wall: float | None = None
 
     @property
     def speed_up(self) -> float | None:
@@ -34,8 +36,9 @@ class Outcome:
         return None if self.share is None else 1 / self.share - 1
 
 
-def smooth(result: dict[str, Any]) -> list[tuple[float, float, float]]:
-    """(FLOPs, loss, processor seconds) at the marks behind the last growth, each over the last three.
+def smooth(result: dict[str, Any]) -> list[tuple[float, float, float, float]]:
+    """(FLOPs, loss, seconds of processor and of wall time) at the marks behind the last growth; losses are over
+    the last three.
 
     Both sides of a comparison are smoothed alike, so the delay of a trailing mean is in both.
     """
@@ -51,7 +54,8 @@ def smooth(result: dict[str, Any]) -> list[tuple[float, float, float]]:
     out = []
     for end in range(WINDOW, len(kept) + 1):
         loss = statistics.fmean(p[LOSS] for p in kept[end - WINDOW : end])
-        out.append((kept[end - 1][FLOPS], loss, kept[end - 1][SECONDS]))
+        last = kept[end - 1]
+        out.append((last[FLOPS], loss, last[SECONDS], last[WALL]))
     return out
 
 
@@ -66,23 +70,26 @@ def outcome(result: dict[str, Any], scratch: dict[str, Any]) -> Outcome:
     target = final(scratch)
     gap, spent = final(result) - target, result["flops"] / scratch["flops"]
     jump = sum(g["loss_after"] - g["loss_before"] for g in result["growths"])
-    share = seconds = None
+    share = seconds = wall = None
     if result["config"]["wsd"]:
         if gap <= 0:
             share = spent
             seconds = result["processor_seconds"] / scratch["processor_seconds"]
-        return Outcome(share, seconds, gap, spent, jump)
+            wall = result["wall_seconds"] / scratch["wall_seconds"]
+        return Outcome(share, seconds, gap, spent, jump, wall)
     points = smooth(result)
-    for i, (flops, loss, cpu) in enumerate(points):
-        if loss > target:
+    for i, point in enumerate(points):
+        if point[1] > target:
             continue
+        at = point
         if i:  # between two marks: a straight line
-            flops0, loss0, cpu0 = points[i - 1]
-            part = (loss0 - target) / (loss0 - loss)
-            flops, cpu = flops0 + part * (flops - flops0), cpu0 + part * (cpu - cpu0)
-        share, seconds = flops / scratch["flops"], cpu / scratch["processor_seconds"]
+            before = points[i - 1]
+            part = (before[1] - target) / (before[1] - point[1])
+            at = tuple(a + part * (b - a) for a, b in zip(before, point, strict=True))
+        share = at[0] / scratch["flops"]
+        seconds, wall = at[2] / scratch["processor_seconds"], at[3] / scratch["wall_seconds"]
         break
-    return Outcome(share, seconds, gap, spent, jump)
+    return Outcome(share, seconds, gap, spent, jump, wall)
 
 
 def stored(store: Any, row: Row) -> dict[int, dict[str, Any]]:
@@ -126,15 +133,15 @@ def table(store: Any) -> str:
 def constant(store: Any) -> list[str]:
     lines = [
         "| run | seeds | reached | FLOPs, of scratch's | speed-up | processor time, of scratch's "
-        "| final loss over scratch's | jump at growth |",
-        "|---|---|---|---|---|---|---|---|",
+        "| wall time, of scratch's | final loss over scratch's | jump at growth |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS.values():
         if row.wsd or row.name == "scratch":
             continue
         runs = outcomes(store, row)
         if not runs:
-            lines.append(f"| {row.title} | 0 | not run | | | | | |")
+            lines.append(f"| {row.title} | 0 | not run | | | | | | |")
             continue
         reached = [o for o in runs if o.share is not None]
         cells = [
@@ -142,6 +149,7 @@ def constant(store: Any) -> list[str]:
             spread([o.share for o in reached], "{:.3f}"),
             spread([100 * o.speed_up for o in reached], "{:+.1f}%") or "never",
             spread([o.seconds for o in reached], "{:.2f}"),
+            spread([o.wall for o in reached], "{:.2f}"),
             spread([o.gap for o in runs], "{:+.3f}"),
             spread([o.jump for o in runs], "{:+.3f}"),
         ]  # fmt: skip

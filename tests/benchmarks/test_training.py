@@ -24,12 +24,12 @@ def report(monkeypatch):
 def run(losses, growth=None, wsd=False, flops=None):
     """A stored run with a mark at every FLOP; a processor second for each of them."""
     count = len(losses) - 1
-    points = [[float(i), i, loss, float(i), float(i)] for i, loss in enumerate(losses)]
+    points = [[float(i), i, loss, float(i), 2.0 * i] for i, loss in enumerate(losses)]
     grown = [] if growth is None else [{"flops": growth, "loss_before": 3.0, "loss_after": 3.5}]
     return {
         "config": {"wsd": wsd, "setting": {"marks": count, "steps": 20 * count}},
         "flops": flops or float(count), "scratch_flops": float(count),
-        "processor_seconds": float(count), "growths": grown, "points": points,
+        "processor_seconds": float(count), "wall_seconds": 2.0 * count, "growths": grown, "points": points,
     }  # fmt: skip
 
 
@@ -48,6 +48,7 @@ def test_a_loss_that_is_reached_half_way_is_a_speed_up_of_100_percent(report):
     own = report.outcome(fast, scratch)
     assert own.share == pytest.approx(10 / 20)
     assert own.seconds == pytest.approx(10 / 20)
+    assert own.wall == pytest.approx(10 / 20)
     assert own.speed_up == pytest.approx(1.0)
     assert own.jump == pytest.approx(0.5)
 
