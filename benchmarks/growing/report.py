@@ -37,8 +37,8 @@ class Outcome:
 
 
 def smooth(result: dict[str, Any]) -> list[tuple[float, float, float, float]]:
-    """(FLOPs, loss, seconds of processor and of wall time) at the marks behind the last growth; a loss is that
-    of the last three.
+    """(FLOPs, loss, seconds of processor and of wall time) at the marks behind the last growth; losses are
+    those of the last three.
 
     Both sides of a comparison are smoothed alike, so the delay of a trailing mean is in both.
     """
