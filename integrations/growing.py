@@ -15,7 +15,7 @@ import meristem
 from meristem.integrations.history import History, mark
 from meristem.integrations.optimizers import carried
 from meristem.integrations.rebuilding import Rebuild, rebuilt
-from meristem.training import checkpoint
+from meristem.training import checkpoint, supplies
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 Sizes = Mapping[str, int | str]
@@ -37,13 +37,17 @@ class Way:
 
     ``rebuild`` makes the larger module of the user's own class from the module that grows and the plan;
     without it the larger module is the program. ``new`` is what fresh entries of the optimizer's state
-    hold. ``loss`` and ``models`` go to the methods that need them.
+    hold. ``loss`` and ``models`` go to the growths whose methods use them, and to no others.
     """
 
     rebuild: Rebuild | None = None
     new: str = "mean"
     loss: Callable[[Any], Any] | None = None
     models: tuple[Any, ...] = ()
+
+    def supplies(self, text: str) -> dict[str, Any]:
+        """Of ``loss`` and ``models`` what the method that ``text`` names uses, as arguments of growth."""
+        return {name: getattr(self, name) for name in supplies(text)}
 
 
 def grow(
@@ -90,9 +94,11 @@ def _grow(
     if way.rebuild is not None and not isinstance(sizes, meristem.Plan):
         options = {"compensate": "weights", **options}
     training = module.training
+    named = sizes.method if isinstance(sizes, meristem.Plan) else "preserve"
+    options = {**way.supplies(options.get("method", named)), **options}
     args, kwargs = at_home(example, module)
     model = meristem.trace(module, args, kwargs)
-    grown = meristem.grow(model, sizes, models=way.models, loss=way.loss, **options)
+    grown = meristem.grow(model, sizes, **options)
     plan = grown.plan
     assert plan is not None
     larger = grown.module()
@@ -134,9 +140,8 @@ def replay(
     for at, (text, new) in enumerate(zip(history.plans, history.new, strict=True)):
         plan = meristem.Plan.from_json(text)
         how = replace(way, new=new, loss=None)  # the plan holds what it gave
-        grown = grow(
-            grown.module, grown.optimizer, grown.scheduler, grown.history, plan, example, how
-        )
+        now = (grown.module, grown.optimizer, grown.scheduler)
+        grown = grow(*now, grown.history, plan, example, how)
         then, now = history.programs[at], mark(grown.module)
         if then != now and then.rpartition(" ")[0] == now.rpartition(" ")[0]:
             raise meristem.CarrierError(

@@ -263,6 +263,15 @@ class Schedule:
             ]
 
 
+def supplies(method: str) -> tuple[str, ...]:
+    """Which of ``loss`` and ``models`` the growth by a method uses, besides sizes and options.
+
+    Others are refused by ``meristem.grow``. Raises MeristemError where the method is unknown.
+    """
+    width = method_of(method).width
+    return ("loss",) * width.batches + ("models",) * width.fuses
+
+
 def refuse_shrinking(number: int, name: str, before: int, after: int) -> None:
     """Raises SizeError where a stage makes anything smaller."""
     if after < before:
@@ -282,4 +291,4 @@ def _refuse_nothing(number: int, stage: Stage) -> None:
     )
 
 
-__all__ = ["OPTIONS", "Schedule", "Stage", "refuse_shrinking"]
+__all__ = ["OPTIONS", "Schedule", "Stage", "refuse_shrinking", "supplies"]

@@ -137,6 +137,40 @@ def test_a_growth_that_a_loss_decided_is_repeated_from_its_plan(tmp_path, method
     assert train(again) == last
 
 
+def test_a_loss_and_models_go_to_the_methods_that_use_them(tmp_path):
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+
+    def net(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
+
+    def loss(module):
+        return (module(x) - x.prod(1, keepdim=True)).square().mean()
+
+    def start():
+        module = net(0)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+        others = [meristem.trace(net(1), (x,))]
+        return Run(module, optimizer, example=(x,), loss=loss, models=others)
+
+    run = start()
+    run.grow({"mlp": 12}, method="fuse")
+    run.grow({"mlp": 14})
+    run.grow({"mlp": 16}, method="gradmax")
+    assert [e["method"] for e in run.growths] == ["fuse", "preserve", "gradmax"]
+    run.save(tmp_path, 0)
+    again = start()
+    again.resume(tmp_path)
+    for a, b in zip(run.module.parameters(), again.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(meristem.MeristemError, match="loss= is for"):
+        run.grow({"mlp": 18}, loss=loss)
+    plan = meristem.plan(meristem.trace(net(0), (x,)), {"mlp": 8}, method="gradmax", loss=loss)
+    once = start()
+    once.grow(plan)
+    assert once.growths[0]["method"] == "gradmax"
+
+
 @pytest.mark.full
 def test_the_own_class_takes_over(tmp_path):
     rebuild = from_config(mlp="mlp", layers="layers")
