@@ -210,6 +210,15 @@ def test_an_optimizer_of_another_model_is_refused():
         Run(tagger(), example=3)
 
 
+def test_a_batch_of_one_is_no_example():
+    one = torch.utils.data.default_collate(examples(1))
+    with pytest.raises(meristem.MeristemError, match=r"a batch of one.*\(1, 5\).*at least 2"):
+        Run(tagger(), example=one)
+    # A table that is broadcast, a scalar, or a module that takes no batch.
+    Run(tagger(), example={**BATCH, "labels": BATCH["labels"][:1]})
+    Run(tagger(), example=(torch.tensor(3.0), torch.randn(5)))
+
+
 def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
     folder, *_ = trained
     for run, match in (
