@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import meristem
+from meristem.integrations.costs import cost
 from meristem.integrations.history import History, mark
 from meristem.integrations.optimizers import carried
 from meristem.integrations.rebuilding import Rebuild, rebuilt
@@ -60,20 +61,22 @@ def grow(
     way: Way,
     *,
     step: int = 0,
+    counts: bool = True,
     **options: Any,
 ) -> Grown:
     """Trace the live module, grow it, and carry what trains it.
 
     The arguments are left as they are: if anything is refused, the run has what it had. The random numbers
-    of the run go on as if nothing had happened. Raises what
-    ``meristem.grow`` raises, and CarrierError where the optimizer is not of this module.
+    of the run go on as if nothing had happened. With ``counts`` the log's entry has the FLOPs of a step on
+    the example before and after. Raises what ``meristem.grow`` raises, and CarrierError where the
+    optimizer is not of this module.
     """
     began = time.perf_counter()
     refuse_optimizer(module, optimizer)
     random = checkpoint.random_state()
     try:
         return _grow(
-            module, optimizer, scheduler, history, sizes, example, way, step, options, began
+            module, optimizer, scheduler, history, sizes, example, way, step, counts, options, began
         )
     finally:
         checkpoint.set_random_state(random)
@@ -88,6 +91,7 @@ def _grow(
     example: Example,
     way: Way,
     step: int,
+    counts: bool,
     options: dict[str, Any],
     began: float,
 ) -> Grown:
@@ -106,11 +110,14 @@ def _grow(
         larger = rebuilt(way.rebuild, module, larger, plan, (args, kwargs))
     larger.train(training)
     larger_optimizer, larger_scheduler = carried(grown, larger, optimizer, scheduler, way.new)
+    costs = [cost(m, (args, kwargs)) for m in (module, larger)] if counts else []
     entry = {
         "step": step,
         "method": plan.method,
         "changes": {c.name: [c.before, c.after] for c in plan.changes},
         "parameters": [count(module), count(larger)],
+        "flops": [flops for flops, _ in costs],
+        "uncounted": sorted({name for _, names in costs for name in names}),
         "approximate": bool(plan.approximate),
         "seconds": time.perf_counter() - began,
     }
@@ -141,7 +148,7 @@ def replay(
         plan = meristem.Plan.from_json(text)
         how = replace(way, new=new, loss=None)  # the plan holds what it gave
         now = (grown.module, grown.optimizer, grown.scheduler)
-        grown = grow(*now, grown.history, plan, example, how)
+        grown = grow(*now, grown.history, plan, example, how, counts=False)
         then, now = history.programs[at], mark(grown.module)
         if then != now and then.rpartition(" ")[0] == now.rpartition(" ")[0]:
             raise meristem.CarrierError(

@@ -9,6 +9,7 @@ import torch
 
 import meristem
 from meristem.integrations import History, Run, from_config
+from meristem.training import count_step
 from tests.house.tree import ROOT
 from tests.integrations.models import Config, Tagger, examples, tagger
 
@@ -208,6 +209,29 @@ def test_an_optimizer_of_another_model_is_refused():
     assert same(before, state(run))
     with pytest.raises(meristem.MeristemError, match="no call of the module"):
         Run(tagger(), example=3)
+
+
+def test_the_log_has_the_flops_of_a_step():
+    """Of the example, as torch counts them with the loop's own loss; each module is run once for it."""
+    run, calls = made(), []
+    before = count_step(run.module, lambda m: m(**BATCH)["loss"]).flops
+    run.grow({"mlp": "x2"})
+    middle = count_step(run.module, lambda m: m(**BATCH)["loss"]).flops
+    assert run.growths[0]["flops"] == [before, middle]
+    assert run.growths[0]["uncounted"] == []
+    run.module.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    run.grow({"mlp": 14})
+    assert run.growths[1]["flops"][0] == middle < run.growths[1]["flops"][1]
+    assert True not in calls
+    assert all(p.grad is None for p in run.module.parameters())
+
+
+def test_what_cannot_be_counted_is_said():
+    frozen = tagger().requires_grad_(False)
+    run = Run(frozen, example=BATCH)
+    entry = run.grow({"mlp": 8})
+    assert entry["flops"] == [None, None]
+    assert entry["uncounted"] == ["no output depends on a parameter that is trained"]
 
 
 def test_a_batch_of_one_is_no_example():

@@ -66,6 +66,8 @@ def test_it_grows_and_goes_on_at_the_next_step(undisturbed):
     before, after = told["parameters"]
     assert [entry["growth/parameters_before"], entry["growth/parameters"]] == [before, after]
     assert after == sum(p.numel() for p in made.model.parameters()) > before
+    assert [entry["growth/flops_before"], entry["growth/flops"]] == told["flops"]
+    assert 0 < told["flops"][0] < told["flops"][1]
     assert told["changes"] == {"mlp@blocks.0": [6, 12], "mlp@blocks.1": [6, 12]}
     assert checkpoints(folder) == [3, 4, 6, STEPS]
     others = {p.name for p in folder.iterdir() if not p.name.startswith("checkpoint")}
