@@ -289,3 +289,25 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, tmp_path):
     with pytest.raises(meristem.MeristemError, match="another schedule"):
         growth.train(made, resume_from_checkpoint=str(folder / "checkpoint-6"))
     assert made.model is model
+
+
+@pytest.mark.full
+def test_stages_of_several_methods_share_a_loss(tmp_path):
+    """It goes to the one that uses it, and the growth is repeated without it."""
+    batch = torch.utils.data.default_collate(examples(4))
+
+    def loss(module):
+        return module(**batch)["loss"]
+
+    schedule = Schedule(
+        [Stage({"mlp": 8}, AtStep(2)), Stage({"mlp": 10}, AtStep(4), method="gradmax")]
+    )
+    made, growth = trainer(
+        tmp_path, schedule, growth=TrainerGrowth(schedule, loss=loss), model=tagger(act="gelu")
+    )
+    growth.train(made)
+    assert [e["method"] for e in growth.growths] == ["preserve", "gradmax"]
+    growth = TrainerGrowth(schedule, loss=loss)
+    again, _ = trainer(tmp_path, schedule, growth=growth, model=tagger(4, act="gelu"))
+    growth.train(again, resume_from_checkpoint=f"{tmp_path}/checkpoint-6")
+    assert losses(again) == losses(made)
