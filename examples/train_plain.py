@@ -3,13 +3,15 @@
     python examples/train_plain.py [folder]
 
 With a folder, checkpoints are kept there: stop the process at any moment, also while it grows, and start it
-again. The loss of every step is the one that an undisturbed run has.
+again. The loss of every step is the one that an undisturbed run has. At the end it prints what each stage
+has cost.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from meristem.integrations import Run
-from meristem.training import AtStep, Progress, Schedule, Stage
+from meristem.training import AtStep, Ledger, Progress, Schedule, Stage, count_step
 
 CONTEXT, BATCH, STEPS, EVERY, KEEP = 6, 32, 60, 8, 3
 
@@ -61,6 +63,10 @@ def batches() -> tuple[Tensor, Tensor]:
     return windows[:, :-1], windows[:, -1]
 
 
+def loss_on(module: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(module(inputs), targets)
+
+
 def train(folder: Path, told: Callable[[str], Any] = print) -> float:
     """Train to the end, from the last checkpoint if there is one; the loss of the last step."""
     torch.manual_seed(0)
@@ -71,35 +77,52 @@ def train(folder: Path, told: Callable[[str], Any] = print) -> float:
     run = Run(module, optimizer, scheduler, example=(inputs[:4],))
     stages = [Stage({"mlp": "x2"}, AtStep(20)), Stage({"layers": 3}, AtStep(40))]
     progress = Progress(Schedule(stages))
+    ledger = Ledger()
+
+    def save() -> None:
+        """The data's place is the step; what the run has cost so far is kept beside it."""
+        schedule = progress.state_dict()
+        run.save(folder, run.step, ledger.state_dict(), schedule=schedule, keep=KEEP)
+
+    def begin_stage() -> None:
+        count = count_step(run.module, lambda m: loss_on(m, inputs[:BATCH], targets[:BATCH]))
+        ledger.stage(f"after {run.stage} growths", count)
 
     saved = run.resume(folder)
     if saved:
         progress.load_state_dict(saved["schedule"])
+        ledger.load_state_dict(saved["position"])
         told(f"resumed at step {run.step}, after {run.stage} growths")
     order = torch.Generator().manual_seed(1)
     picks = torch.randint(0, len(inputs), (STEPS, BATCH), generator=order)
 
+    begin_stage()
     value = float("nan")
     while run.step < STEPS:
         if progress.update(step=run.step):
-            run.save(folder, run.step, schedule=progress.state_dict(), keep=KEEP)
+            save()
             told(f"growing at step {run.step}")
             entry = run.grow(progress.stage.sizes, **progress.stage.arguments)
             progress.advance()
             told("parameters: {:,} -> {:,}".format(*entry["parameters"]))
-            run.save(folder, run.step, schedule=progress.state_dict(), keep=KEEP)
+            ledger.growth(seconds=entry["seconds"])
+            begin_stage()
+            save()
+        began = time.perf_counter()
         run.module.train()
         pick = picks[run.step]
-        loss = F.cross_entropy(run.module(inputs[pick]), targets[pick])
+        loss = loss_on(run.module, inputs[pick], targets[pick])
         run.optimizer.zero_grad()
         loss.backward()
         run.optimizer.step()
         run.scheduler.step()
         run.step += 1
         value = loss.item()
+        ledger.step(tokens=BATCH, seconds=time.perf_counter() - began)
         told(f"step {run.step}: loss {value:.4f}")
         if run.step % EVERY == 0:
-            run.save(folder, run.step, schedule=progress.state_dict(), keep=KEEP)
+            save()
+    told(str(ledger))
     return value
 
 

@@ -12,10 +12,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 import meristem
+from meristem.integrations.costs import cost
 from meristem.integrations.history import History, mark
 from meristem.integrations.optimizers import carried
 from meristem.integrations.rebuilding import Rebuild, rebuilt
-from meristem.training import checkpoint
+from meristem.training import checkpoint, supplies
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 Sizes = Mapping[str, int | str]
@@ -37,13 +38,17 @@ class Way:
 
     ``rebuild`` makes the larger module of the user's own class from the module that grows and the plan;
     without it the larger module is the program. ``new`` is what fresh entries of the optimizer's state
-    hold. ``loss`` and ``models`` go to the methods that need them.
+    hold. ``loss`` and ``models`` go to the growths whose methods use them, and to no others.
     """
 
     rebuild: Rebuild | None = None
     new: str = "mean"
     loss: Callable[[Any], Any] | None = None
     models: tuple[Any, ...] = ()
+
+    def supplies(self, text: str) -> dict[str, Any]:
+        """Of ``loss`` and ``models`` what the method that ``text`` names uses, as arguments of growth."""
+        return {name: getattr(self, name) for name in supplies(text)}
 
 
 def grow(
@@ -56,20 +61,22 @@ def grow(
     way: Way,
     *,
     step: int = 0,
+    counts: bool = True,
     **options: Any,
 ) -> Grown:
     """Trace the live module, grow it, and carry what trains it.
 
     The arguments are left as they are: if anything is refused, the run has what it had. The random numbers
-    of the run go on as if nothing had happened. Raises what
-    ``meristem.grow`` raises, and CarrierError where the optimizer is not of this module.
+    of the run go on as if nothing had happened. With ``counts`` the log's entry has the FLOPs of a step on
+    the example before and after. Raises what ``meristem.grow`` raises, and CarrierError where the
+    optimizer is not of this module.
     """
     began = time.perf_counter()
     refuse_optimizer(module, optimizer)
     random = checkpoint.random_state()
     try:
         return _grow(
-            module, optimizer, scheduler, history, sizes, example, way, step, options, began
+            module, optimizer, scheduler, history, sizes, example, way, step, counts, options, began
         )
     finally:
         checkpoint.set_random_state(random)
@@ -84,15 +91,18 @@ def _grow(
     example: Example,
     way: Way,
     step: int,
+    counts: bool,
     options: dict[str, Any],
     began: float,
 ) -> Grown:
     if way.rebuild is not None and not isinstance(sizes, meristem.Plan):
         options = {"compensate": "weights", **options}
     training = module.training
+    named = sizes.method if isinstance(sizes, meristem.Plan) else "preserve"
+    options = {**way.supplies(options.get("method", named)), **options}
     args, kwargs = at_home(example, module)
     model = meristem.trace(module, args, kwargs)
-    grown = meristem.grow(model, sizes, models=way.models, loss=way.loss, **options)
+    grown = meristem.grow(model, sizes, **options)
     plan = grown.plan
     assert plan is not None
     larger = grown.module()
@@ -100,11 +110,14 @@ def _grow(
         larger = rebuilt(way.rebuild, module, larger, plan, (args, kwargs))
     larger.train(training)
     larger_optimizer, larger_scheduler = carried(grown, larger, optimizer, scheduler, way.new)
+    costs = [cost(m, (args, kwargs)) for m in (module, larger)] if counts else []
     entry = {
         "step": step,
         "method": plan.method,
         "changes": {c.name: [c.before, c.after] for c in plan.changes},
         "parameters": [count(module), count(larger)],
+        "flops": [flops for flops, _ in costs],
+        "uncounted": sorted({name for _, names in costs for name in names}),
         "approximate": bool(plan.approximate),
         "seconds": time.perf_counter() - began,
     }
@@ -134,9 +147,8 @@ def replay(
     for at, (text, new) in enumerate(zip(history.plans, history.new, strict=True)):
         plan = meristem.Plan.from_json(text)
         how = replace(way, new=new, loss=None)  # the plan holds what it gave
-        grown = grow(
-            grown.module, grown.optimizer, grown.scheduler, grown.history, plan, example, how
-        )
+        now = (grown.module, grown.optimizer, grown.scheduler)
+        grown = grow(*now, grown.history, plan, example, how, counts=False)
         then, now = history.programs[at], mark(grown.module)
         if then != now and then.rpartition(" ")[0] == now.rpartition(" ")[0]:
             raise meristem.CarrierError(
@@ -161,7 +173,19 @@ def refuse_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer | None)
 
 
 def refuse_example(example: Any) -> Example:
-    """(args, kwargs) of one call; MeristemError where it is none."""
+    """(args, kwargs) of one call; MeristemError where it is none, or of a batch of one."""
+    call = _call(example)
+    tensors = [t for t in pytree.tree_leaves(call) if isinstance(t, torch.Tensor) and t.dim()]
+    if tensors and all(t.shape[0] == 1 for t in tensors):
+        shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+        raise meristem.MeristemError(
+            f"example= is a batch of one: its tensors have the shapes {shapes}, and in a trace an axis "
+            "of 1 cannot be told from one that is broadcast; give a batch of at least 2"
+        )
+    return call
+
+
+def _call(example: Any) -> Example:
     if isinstance(example, torch.Tensor):
         return (example,), {}
     if isinstance(example, Mapping):

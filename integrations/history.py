@@ -22,7 +22,8 @@ class History:
     ``plans`` are what was done, as JSON, and ``new`` how the optimizer's fresh entries were filled;
     ``programs`` are marks of the modules that came out, by which a replay is checked. ``start`` has the
     shapes of the first module's weights by name. ``log`` has an entry for each growth: step, changes,
-    parameters before and after.
+    parameters before and after, FLOPs of one training step on the example before and after (None where
+    they cannot be counted), what is ``uncounted`` in them or why they are None, seconds.
     """
 
     start: dict[str, list[int]] = field(default_factory=dict)

@@ -68,7 +68,7 @@ class LightningGrowth(Callback):  # type: ignore[misc]
 
     @property
     def growths(self) -> list[dict[str, Any]]:
-        """An entry for each growth: step, changes, parameters before and after."""
+        """An entry for each growth: step, changes, parameters and FLOPs before and after (``History``)."""
         return self.history.log
 
     # -- what Lightning calls ------------------------------------------------------------------------------
@@ -158,6 +158,8 @@ class LightningGrowth(Callback):  # type: ignore[misc]
         self.progress.advance()
         before, after = self.growths[-1]["parameters"]
         said = {"growth": self.history.stage, "parameters_before": before, "parameters": after}
+        flops = zip(("flops_before", "flops"), self.growths[-1]["flops"], strict=True)
+        said |= {name: number for name, number in flops if number is not None}
         for logger in trainer.loggers:
             logger.log_metrics(said, step=trainer.global_step)
 

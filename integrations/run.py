@@ -56,7 +56,7 @@ class Run:
 
     @property
     def growths(self) -> list[dict[str, Any]]:
-        """An entry for each growth: step, changes, parameters before and after."""
+        """An entry for each growth: step, changes, parameters and FLOPs before and after (``History``)."""
         return self.history.log
 
     def grow(

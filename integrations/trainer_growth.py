@@ -77,7 +77,7 @@ class TrainerGrowth(TrainerCallback, ExportableState):
 
     @property
     def growths(self) -> list[dict[str, Any]]:
-        """An entry for each growth: step, changes, parameters before and after."""
+        """An entry for each growth: step, changes, parameters and FLOPs before and after (``History``)."""
         return self.history.log
 
     # -- the loop around Trainer.train ---------------------------------------------------------------------
@@ -355,12 +355,15 @@ def _at_end_of_epoch(state: Any) -> bool:
 def _numbers(entry: dict[str, Any], stage: int) -> dict[str, float]:
     """A growth as Trainer logs: flat, numbers alone."""
     before, after = entry["parameters"]
+    names = ("growth/flops_before", "growth/flops")
+    flops = {n: f for n, f in zip(names, entry["flops"], strict=True) if f is not None}
     sizes = {f"growth/{name}": change[1] for name, change in entry["changes"].items()}
     return {
         "growth": stage,
         "growth/parameters_before": before,
         "growth/parameters": after,
         "growth/seconds": round(entry["seconds"], 3),
+        **flops,
         **sizes,
     }
 

@@ -114,7 +114,8 @@ def grow(
     """A larger model that computes the same function; arguments as of ``plan``.
 
     A Plan in place of sizes is bound to this model: its names are resolved here, the proof is repeated,
-    and CarrierError is raised where the plan grows other axes of a weight than the proof does.
+    and CarrierError is raised where the plan grows other axes of a weight than the proof does. What was
+    found with a loss is in the plan and is not found again, so that it needs none.
     """
     with in_memory(sizes_or_plan):
         if isinstance(sizes_or_plan, Plan):
@@ -122,7 +123,7 @@ def grow(
             given.check_models(len(_listed(models)))
             options = {**given.options, **options}
             sizes = {by_name(n): s for n, s in given.sizes.items()}
-            supplied = Supplied(_listed(models), loss, given.learned, batches=batches)
+            supplied = Supplied(_listed(models), loss, given.learned, batches=batches, planned=True)
             prepared = prepare(model, sizes, supplied=supplied, **options)
             check_plan(given, prepared)
         else:

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
 
 def gives(growth: Widening, solution: Solution, supplied: Supplied) -> Mapping[str, Any]:
-    """Entries of the weights that sum new units, and means for the others.
+    """Entries of the weights that sum new units, and means for the others; none where a plan holds them.
 
     Raises MeristemError without a loss, or where the caller gives them too.
     """
     plan = growth.plan
     found = sites(solution, growth.names)
+    held = all(w.name in plan.given for site in found for w, _ in site.sums)
+    if held and (supplied.planned or supplied.loss is None):
+        return {}  # made with a loss, now or when the plan was
     if supplied.loss is None:
-        if all(w.name in plan.given for site in found for w, _ in site.sums):
-            return {}  # a plan that was made with a loss
         raise MeristemError(
             'method="gradmax" reads gradients on batches: give loss=, a function of a module, such as '
             "lambda m: torch.nn.functional.cross_entropy(m(x), y)"

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from meristem.method_depth import DEPTHS, depth_hooks
 from meristem.model import Model
 from meristem.rewrite.combine import is_depth
 from meristem.rewrite.errors import MeristemError
-from meristem.rewrite.methods import METHODS, Chosen, Method
+from meristem.rewrite.methods import METHODS, Chosen
 
 
 @dataclass(frozen=True)
 class Supplied:
     """``models`` to fuse with, a ``loss`` of a module, and ``maps`` that were learned before. ``blocks``
     are stacks that have grown by copies, all of whose blocks become combinations of so many first ones;
-    ``batches`` are inputs to measure on."""
+    ``batches`` are inputs to measure on. What a ``planned`` growth holds is taken, and not made again."""
 
     models: Sequence[Model] = ()
     loss: Callable[[Any], Any] | None = None
     maps: Mapping[str, str] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
     batches: Iterable[Any] | None = None
+    planned: bool = False
 
     @property
     def combines(self) -> bool:
@@ -42,20 +44,12 @@ class Supplied:
                 f"batches= are for {fits}, to measure statistics on; methods that learn take loss="
             )
         for name, given, reads in (
-            ("models= are", bool(self.models), _reads_models),
-            ("loss= is", self.loss is not None, _reads_batches),
+            ("models= are", bool(self.models), attrgetter("fuses")),
+            ("loss= is", self.loss is not None, attrgetter("batches")),
         ):
             if given and not reads(chosen.width):
                 fits = " and ".join(f'method="{m.name}"' for m in METHODS.values() if reads(m))
                 raise MeristemError(f"{name} for {fits}, not for method={chosen.width.name!r}")
-
-
-def _reads_models(m: Method) -> bool:
-    return m.donors == "models"
-
-
-def _reads_batches(m: Method) -> bool:
-    return m.batches
 
 
 NOTHING = Supplied()

@@ -99,7 +99,7 @@ def follow(model: Model, grown: Model) -> tuple[list[Step], str]:
     steps: list[Step] = []
     for i, part in enumerate(plan.steps):
         old = steps[-1].new if steps else first
-        others = grown.others if method(part.method).width.donors == "models" else ()
+        others = grown.others if method(part.method).width.fuses else ()
         new = last
         if i + 1 < len(plan.steps):
             from meristem.api import grow

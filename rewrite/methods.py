@@ -58,6 +58,11 @@ class Method:
         return self.weights if compensate == "weights" else self.graph
 
     @property
+    def fuses(self) -> bool:
+        """Does it set other models beside this one?"""
+        return self.donors == "models"
+
+    @property
     def copies(self) -> bool:
         """Is anything copied, so that there is something to share?"""
         return bool(set(self.graph) & set(COPIES))

@@ -22,7 +22,7 @@ _NAMES = {
     # what they measure
     "Curve": "curve", "fit_curve": "curve", "Activations": "measure", "growth_scores": "measure",
     # schedules
-    "Schedule": "schedule", "Stage": "schedule", "Progress": "progress",
+    "Schedule": "schedule", "Stage": "schedule", "supplies": "schedule", "Progress": "progress",
     "Overshoot": "rewarm", "Ramp": "rewarm", "Rewarmed": "rewarm", "Scaled": "rewarm", "WSD": "rewarm",
     # cost
     "Count": "flops", "count_step": "flops", "counted": "flops", "Ledger": "ledger", "Saving": "ledger",

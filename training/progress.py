@@ -118,14 +118,16 @@ class Progress:
             raise MeristemError(f"the state is at stage {index!r} of {len(self.schedule.stages)}")
         fresh = self.schedule.fresh()
         triggers = list(_triggers(fresh))
-        if len(triggers) != len(saved["triggers"]):
+        if not isinstance(saved["triggers"], list) or len(triggers) != len(saved["triggers"]):
             raise MeristemError("the state has other triggers than the schedule")
         for trigger, state in zip(triggers, saved["triggers"], strict=True):
             trigger.load_state_dict(state)
-        due = saved["due"]
-        decided = None if due is None else Decision(**{**due, "where": tuple(due["where"])})
+        log = saved["log"]
+        if not isinstance(log, list) or not all(isinstance(row, Mapping) for row in log):
+            raise MeristemError(f"the log in the state is {log!r}, not a list of growths")
+        decided = None if saved["due"] is None else Decision.from_data(saved["due"])
         self.schedule, self.index, self.due = fresh, index, decided
-        self.log = copy.deepcopy(list(saved["log"]))
+        self.log = copy.deepcopy(log)
 
     def _triggers(self) -> list[Trigger]:
         return _triggers(self.schedule)

@@ -138,21 +138,16 @@ class Schedule:
             raise MeristemError(
                 f'this is no schedule: "meristem_schedule" is {version!r}, and {VERSION} is known'
             )
-        try:
-            stages = [
-                Stage(
-                    s["sizes"],
-                    None if s.get("trigger") is None else trigger_from(s["trigger"]),
-                    s.get("method", "preserve"),
-                    s.get("options") or {},
-                    s.get("name", ""),
-                )
-                for s in data["stages"]
-            ]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise MeristemError(f"this is no schedule: a stage has no {error}") from error
-        own = data.get("trigger")
-        return cls(stages, data.get("start") or {}, None if own is None else trigger_from(own))
+        rows = data.get("stages")
+        if not isinstance(rows, list):
+            raise MeristemError(f'this is no schedule: "stages" is {rows!r}; give a list of stages')
+        stages = [_stage(number, row) for number, row in enumerate(rows, 1)]
+        own, start = data.get("trigger"), data.get("start") or {}
+        if not isinstance(start, Mapping):
+            raise MeristemError(
+                f'this is no schedule: "start" is {start!r}; give sizes by selector'
+            )
+        return cls(stages, start, None if own is None else trigger_from(own))
 
     def fresh(self) -> Schedule:
         """The same schedule with triggers that have seen nothing."""
@@ -263,6 +258,30 @@ class Schedule:
             ]
 
 
+def _stage(number: int, row: Any) -> Stage:
+    if not isinstance(row, Mapping) or "sizes" not in row:
+        raise MeristemError(
+            f'this is no schedule: stage {number} is {row!r}; give at least its "sizes"'
+        )
+    given = row.get("trigger")
+    trigger = None if given is None else trigger_from(given)
+    options = row.get("options") or {}
+    if not isinstance(options, Mapping):
+        raise MeristemError(
+            f"this is no schedule: the options of stage {number} are {options!r}; give them by name"
+        )
+    return Stage(row["sizes"], trigger, row.get("method", "preserve"), options, row.get("name", ""))
+
+
+def supplies(method: str) -> tuple[str, ...]:
+    """Which of ``loss`` and ``models`` the growth by a method uses, besides sizes and options.
+
+    Others are refused by ``meristem.grow``. Raises MeristemError where the method is unknown.
+    """
+    width = method_of(method).width
+    return ("loss",) * width.batches + ("models",) * width.fuses
+
+
 def refuse_shrinking(number: int, name: str, before: int, after: int) -> None:
     """Raises SizeError where a stage makes anything smaller."""
     if after < before:
@@ -282,4 +301,4 @@ def _refuse_nothing(number: int, stage: Stage) -> None:
     )
 
 
-__all__ = ["OPTIONS", "Schedule", "Stage", "refuse_shrinking"]
+__all__ = ["OPTIONS", "Schedule", "Stage", "refuse_shrinking", "supplies"]

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 class Config:
     """Sizes, as many libraries keep them."""
 
-    def __init__(self, hidden=8, mlp=6, layers=2):
-        self.hidden, self.mlp, self.layers = hidden, mlp, layers
+    def __init__(self, hidden=8, mlp=6, layers=2, act="relu"):
+        self.hidden, self.mlp, self.layers, self.act = hidden, mlp, layers, act
 
 
 class Block(nn.Module):
@@ -17,11 +17,12 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(c.hidden)
         self.up = nn.Linear(c.hidden, c.mlp)
+        self.act = getattr(F, c.act)
         self.drop = nn.Dropout(0.1)
         self.down = nn.Linear(c.mlp, c.hidden)
 
     def forward(self, x):
-        return x + self.down(self.drop(F.relu(self.up(self.norm(x)))))
+        return x + self.down(self.drop(self.act(self.up(self.norm(x)))))
 
 
 class Tagger(nn.Module):

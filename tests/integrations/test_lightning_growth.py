@@ -83,6 +83,7 @@ def test_it_grows_between_two_steps(undisturbed):
     assert trainer.global_step == len(module.losses) == EPOCHS * BATCHES
     (told,) = growth.growths
     assert told["step"] == 7
+    assert 0 < told["flops"][0] < told["flops"][1]
     assert told["parameters"][1] == sum(p.numel() for p in module.net.parameters())
     assert trainer.optimizers[0].param_groups[0]["params"][0] is next(module.net.parameters())
     assert trainer.lr_scheduler_configs[0].scheduler.optimizer is trainer.optimizers[0]

@@ -9,6 +9,7 @@ import torch
 
 import meristem
 from meristem.integrations import History, Run, from_config
+from meristem.training import count_step
 from tests.house.tree import ROOT
 from tests.integrations.models import Config, Tagger, examples, tagger
 
@@ -137,6 +138,40 @@ def test_a_growth_that_a_loss_decided_is_repeated_from_its_plan(tmp_path, method
     assert train(again) == last
 
 
+def test_a_loss_and_models_go_to_the_methods_that_use_them(tmp_path):
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+
+    def net(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 1))
+
+    def loss(module):
+        return (module(x) - x.prod(1, keepdim=True)).square().mean()
+
+    def start():
+        module = net(0)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+        others = [meristem.trace(net(1), (x,))]
+        return Run(module, optimizer, example=(x,), loss=loss, models=others)
+
+    run = start()
+    run.grow({"mlp": 12}, method="fuse")
+    run.grow({"mlp": 14})
+    run.grow({"mlp": 16}, method="gradmax")
+    assert [e["method"] for e in run.growths] == ["fuse", "preserve", "gradmax"]
+    run.save(tmp_path, 0)
+    again = start()
+    again.resume(tmp_path)
+    for a, b in zip(run.module.parameters(), again.module.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(meristem.MeristemError, match="loss= is for"):
+        run.grow({"mlp": 18}, loss=loss)
+    plan = meristem.plan(meristem.trace(net(0), (x,)), {"mlp": 8}, method="gradmax", loss=loss)
+    once = start()
+    once.grow(plan)
+    assert once.growths[0]["method"] == "gradmax"
+
+
 @pytest.mark.full
 def test_the_own_class_takes_over(tmp_path):
     rebuild = from_config(mlp="mlp", layers="layers")
@@ -174,6 +209,38 @@ def test_an_optimizer_of_another_model_is_refused():
     assert same(before, state(run))
     with pytest.raises(meristem.MeristemError, match="no call of the module"):
         Run(tagger(), example=3)
+
+
+def test_the_log_has_the_flops_of_a_step():
+    """Of the example, as torch counts them with the loop's own loss; each module is run once for it."""
+    run, calls = made(), []
+    before = count_step(run.module, lambda m: m(**BATCH)["loss"]).flops
+    run.grow({"mlp": "x2"})
+    middle = count_step(run.module, lambda m: m(**BATCH)["loss"]).flops
+    assert run.growths[0]["flops"] == [before, middle]
+    assert run.growths[0]["uncounted"] == []
+    run.module.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    run.grow({"mlp": 14})
+    assert run.growths[1]["flops"][0] == middle < run.growths[1]["flops"][1]
+    assert True not in calls
+    assert all(p.grad is None for p in run.module.parameters())
+
+
+def test_what_cannot_be_counted_is_said():
+    frozen = tagger().requires_grad_(False)
+    run = Run(frozen, example=BATCH)
+    entry = run.grow({"mlp": 8})
+    assert entry["flops"] == [None, None]
+    assert entry["uncounted"] == ["no output depends on a parameter that is trained"]
+
+
+def test_a_batch_of_one_is_no_example():
+    one = torch.utils.data.default_collate(examples(1))
+    with pytest.raises(meristem.MeristemError, match=r"a batch of one.*\(1, 5\).*at least 2"):
+        Run(tagger(), example=one)
+    # A table that is broadcast, a scalar, or a module that takes no batch.
+    Run(tagger(), example={**BATCH, "labels": BATCH["labels"][:1]})
+    Run(tagger(), example=(torch.tensor(3.0), torch.randn(5)))
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):

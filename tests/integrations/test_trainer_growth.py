@@ -66,6 +66,8 @@ def test_it_grows_and_goes_on_at_the_next_step(undisturbed):
     before, after = told["parameters"]
     assert [entry["growth/parameters_before"], entry["growth/parameters"]] == [before, after]
     assert after == sum(p.numel() for p in made.model.parameters()) > before
+    assert [entry["growth/flops_before"], entry["growth/flops"]] == told["flops"]
+    assert 0 < told["flops"][0] < told["flops"][1]
     assert told["changes"] == {"mlp@blocks.0": [6, 12], "mlp@blocks.1": [6, 12]}
     assert checkpoints(folder) == [3, 4, 6, STEPS]
     others = {p.name for p in folder.iterdir() if not p.name.startswith("checkpoint")}
@@ -287,3 +289,25 @@ def test_a_checkpoint_of_another_model_is_refused(undisturbed, tmp_path):
     with pytest.raises(meristem.MeristemError, match="another schedule"):
         growth.train(made, resume_from_checkpoint=str(folder / "checkpoint-6"))
     assert made.model is model
+
+
+@pytest.mark.full
+def test_stages_of_several_methods_share_a_loss(tmp_path):
+    """It goes to the one that uses it, and the growth is repeated without it."""
+    batch = torch.utils.data.default_collate(examples(4))
+
+    def loss(module):
+        return module(**batch)["loss"]
+
+    schedule = Schedule(
+        [Stage({"mlp": 8}, AtStep(2)), Stage({"mlp": 10}, AtStep(4), method="gradmax")]
+    )
+    made, growth = trainer(
+        tmp_path, schedule, growth=TrainerGrowth(schedule, loss=loss), model=tagger(act="gelu")
+    )
+    growth.train(made)
+    assert [e["method"] for e in growth.growths] == ["preserve", "gradmax"]
+    growth = TrainerGrowth(schedule, loss=loss)
+    again, _ = trainer(tmp_path, schedule, growth=growth, model=tagger(4, act="gelu"))
+    growth.train(again, resume_from_checkpoint=f"{tmp_path}/checkpoint-6")
+    assert losses(again) == losses(made)

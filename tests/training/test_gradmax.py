@@ -184,7 +184,25 @@ def test_sizes_that_agree_and_values_that_are_given() -> None:
     assert len(request) == 2
     grown = meristem.grow(model, request, method="gradmax", loss=loss)
     assert algebra_error(model, grown, X[:4]) <= 1e-10
+    filled = {n: np.ones(w.shape) for n, w in grown.module().named_parameters() if "bias" not in n}
+    with pytest.raises(MeristemError, match="which method='gradmax' fills by itself"):
+        meristem.grow(model, request, method="gradmax", loss=loss, given=filled)
     with pytest.raises(MeristemError, match="which method='gradmax' fills by itself"):
         meristem.grow(
             net(), {"mlp": 8}, method="gradmax", loss=loss, given={"down.weight": np.ones((4, 3))}
         )
+
+
+def test_a_plan_holds_what_was_found() -> None:
+    """It is carried out as it is, whether a loss is there or not."""
+    model = net()
+    found = meristem.grow(model, {"mlp": 8}, method="gradmax", loss=loss)
+    plan = meristem.Plan.from_json(found.plan.to_json())
+
+    def other(module: nn.Module) -> torch.Tensor:
+        raise AssertionError("the loss is not needed")
+
+    for again in (meristem.grow(model, plan), meristem.grow(model, plan, loss=other)):
+        weights = again.module().state_dict()
+        for name, tensor in found.module().state_dict().items():
+            assert torch.equal(weights[name], tensor)

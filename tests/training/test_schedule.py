@@ -12,7 +12,7 @@ from torch import nn
 import meristem
 from meristem.rewrite.errors import MeristemError, PinnedDimension, SelectorError, SizeError
 from meristem.training.progress import Progress
-from meristem.training.schedule import Schedule, Stage
+from meristem.training.schedule import Schedule, Stage, supplies
 from meristem.training.triggers import AtStep, AtTokens, Every, Plateau, Proportional, Watch
 
 STAGES = (
@@ -52,6 +52,10 @@ def test_a_schedule_is_data_both_ways() -> None:
         "{",
         '{"meristem_schedule": 9}',
         '{"meristem_schedule": 1}',
+        '{"meristem_schedule": 1, "stages": null}',
+        '{"meristem_schedule": 1, "stages": [3]}',
+        '{"meristem_schedule": 1, "stages": [], "start": 3}',
+        '{"meristem_schedule": 1, "stages": [{"sizes": {"mlp": 2}, "options": 3}]}',
         '{"meristem_schedule": 1, "stages": [{"trigger": null}]}',
         '{"meristem_schedule": 1, "stages": [{"sizes": {"mlp": 2}, "trigger": 3}]}',
     ],
@@ -59,6 +63,19 @@ def test_a_schedule_is_data_both_ways() -> None:
 def test_text_that_is_no_schedule(text: str) -> None:
     with pytest.raises(MeristemError, match="is no"):
         Schedule.from_json(text)
+
+
+def test_what_is_missing_in_a_schedule_is_said() -> None:
+    with pytest.raises(MeristemError, match='"stages" is None; give a list of stages'):
+        Schedule.from_data({"meristem_schedule": 1, "stages": None})
+    with pytest.raises(MeristemError, match=r"stage 2 is .*'b'.*; give at least its"):
+        Schedule.from_data({"meristem_schedule": 1, "stages": [STAGES[0].data(), {"name": "b"}]})
+
+
+def test_what_a_method_uses_besides_sizes() -> None:
+    assert supplies("gradmax+stack") == supplies("learned") == ("loss",)
+    assert supplies("fuse") == ("models",)
+    assert supplies("preserve") == supplies("aki") == ()
 
 
 def test_a_stage_that_shrinks_is_refused_with_the_sizes(model: Any) -> None:
@@ -178,6 +195,11 @@ def test_a_state_of_another_schedule_changes_nothing() -> None:
         ({**before, "index": 7}, "stage 7 of 2"),
         ({**before, "triggers": []}, "other triggers"),
         ({**before, "triggers": [before["triggers"][1]] * 2}, "this is"),
+        ({**before, "triggers": None}, "other triggers"),
+        ({**before, "due": {}}, "no decision of a trigger"),
+        ({**before, "due": 3}, "no decision of a trigger"),
+        ({**before, "due": {**AtStep(1).update(step=1).data(), "where": None}}, "no decision"),
+        ({**before, "log": None}, "the log in the state"),
         ({}, "no state of a Progress"),
         (Watch(a=AtStep(1)).state_dict(), "no state of a Progress"),
     ):

@@ -320,6 +320,9 @@ def test_signals_are_watched_without_growth() -> None:
     assert watch.silent == ["layer"]
     assert set(watch.update(step=3, loss=1.0, activations={"a": FULL})) == {"loss", "layer"}
     assert [row["step"] for row in watch.log if row["fire"]] == [3, 3]
+    with pytest.raises(MeristemError, match="given los=, which no trigger reads; give step"):
+        watch.update(step=4, los=1.0)
+    assert watch.log[-1]["step"] == 3
     again = Watch(loss=Plateau(1), layer=ActivationRank())
     again.load_state_dict(json.loads(json.dumps(watch.state_dict())))
     assert again.state_dict() == watch.state_dict()

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 from meristem.rewrite.errors import MeristemError
 
 CLOCKS = ("step", "tokens", "flops")
+# What a loop may say: the arguments of ``Trigger.update``.
+SEEN = (*CLOCKS, "loss", "activations", "scores")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,25 @@ class Decision:
     def data(self) -> dict[str, Any]:
         """The decision as JSON-ready data, for a log."""
         return {**asdict(self), "where": list(self.where)}
+
+    @classmethod
+    def from_data(cls, data: Any) -> Decision:
+        """The decision of its ``data()``; MeristemError where that is none."""
+        names = {f.name for f in fields(cls)}
+        if not isinstance(data, Mapping) or set(data) != names:
+            raise MeristemError(
+                f"{data!r} is no decision of a trigger, which has {', '.join(sorted(names))}"
+            )
+        where = data["where"]
+        fits = (
+            isinstance(data["fire"], bool)
+            and isinstance(where, list)
+            and all(isinstance(place, str) for place in where)
+            and all(isinstance(data[n], Mapping) for n in ("measured", "clock"))
+        )
+        if not fits:
+            raise MeristemError(f"{dict(data)!r} is no decision of a trigger")
+        return cls(**copy.deepcopy({**data, "where": tuple(where)}))
 
 
 @dataclass(eq=False)
@@ -224,4 +245,4 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-__all__ = ["CLOCKS", "Decision", "Trigger", "clock_name", "finite", "positive", "whole"]
+__all__ = ["CLOCKS", "SEEN", "Decision", "Trigger", "clock_name", "finite", "positive", "whole"]

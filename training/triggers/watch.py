@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meristem.rewrite.errors import MeristemError
-from meristem.training.triggers.base import Decision, Trigger
+from meristem.training.triggers.base import SEEN, Decision, Trigger
 
 
 class Watch:
@@ -26,7 +26,15 @@ class Watch:
         self.log: list[dict[str, Any]] = []
 
     def update(self, **seen: Any) -> dict[str, Decision]:
-        """What the triggers say that had their data, by name."""
+        """What the triggers say that had their data, by name; arguments as of ``Trigger.update``.
+
+        Raises MeristemError where an argument is none of those, so that no misspelt one is ignored.
+        """
+        odd = sorted(seen.keys() - set(SEEN))
+        if odd:
+            raise MeristemError(
+                f"update() was given {odd[0]}=, which no trigger reads; give {', '.join(SEEN)}"
+            )
         given = {n for n, v in seen.items() if v is not None}
         out = {n: t.update(**seen) for n, t in self.triggers.items() if given >= set(t.needs)}
         self.log += [{"name": n, "step": seen.get("step"), **d.data()} for n, d in out.items()]
