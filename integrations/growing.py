@@ -24,12 +24,13 @@ Sizes = Mapping[str, int | str]
 
 @dataclass(frozen=True)
 class Grown:
-    """What takes the place of what a run had."""
+    """What takes the place of what a run had. ``model`` is what ``meristem.grow`` gave."""
 
     module: nn.Module
     optimizer: torch.optim.Optimizer | None
     scheduler: Any
     history: History
+    model: meristem.Model | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _grow(
         larger_optimizer,
         larger_scheduler,
         history.followed_by(plan, way.new, larger, entry),
+        grown,
     )
 
 

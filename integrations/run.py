@@ -27,7 +27,8 @@ class Run:
     ``example`` is a batch of at least 2, as (args, kwargs), a tuple of arguments or a dict of keyword
     arguments. ``rebuild`` makes the larger module of the user's own class (``from_config``); without it
     the grown program is trained. ``new`` is what fresh entries of the optimizer's state hold. ``loss`` and
-    ``models`` go to the methods of growth that need them.
+    ``models`` go to the methods of growth that need them. ``model`` is the last growth, for what else
+    follows it: ``run.model.carry`` (averages), ``meristem.training.separate``.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Run:
         self.example = refuse_example(example)
         self.way = Way(rebuild, new, loss, tuple(models))
         self.history = History.of(module)
+        self.model: meristem.Model | None = None
         self.step = 0
 
     @property
@@ -122,7 +124,7 @@ class Run:
 
     def _take(self, grown: Any) -> None:
         self.module, self.optimizer, self.scheduler = grown.module, grown.optimizer, grown.scheduler
-        self.history = grown.history
+        self.history, self.model = grown.history, grown.model
 
 
 __all__ = ["Run"]

@@ -9,7 +9,7 @@ import torch
 
 import meristem
 from meristem.integrations import History, Run, from_config
-from meristem.training import count_step
+from meristem.training import carry_scheduler, count_step, separate
 from tests.house.tree import ROOT
 from tests.integrations.models import Config, Tagger, examples, tagger
 
@@ -291,3 +291,19 @@ def test_runs_that_are_killed_end_as_the_undisturbed_one(tmp_path):
         assert abs(kill["loss"] - out["undisturbed"]) < 1e-6, kill
     # Some died while they grew, some after it.
     assert {k["last"].startswith("growing") for k in out["kills"]} == {True, False}
+
+
+def test_what_else_follows_a_growth():
+    run = made()
+    steps(run, 1)
+    average = torch.optim.swa_utils.AveragedModel(run.module)
+    assert run.model is None
+    run.grow({"mlp": "+4"})
+    carried = run.model.carry(average.module.state_dict())
+    assert {n: t.shape for n, t in carried.items()} == {
+        n: t.shape for n, t in run.module.state_dict().items()
+    }
+    separate(run.model, run.module, run.optimizer, lr=0.5)
+    run.scheduler = carry_scheduler(run.scheduler, run.optimizer)
+    steps(run, 1)
+    assert [g["lr"] > 0.1 for g in run.optimizer.param_groups] == [False, True]
