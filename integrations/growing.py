@@ -52,6 +52,7 @@ class Way:
         return {name: getattr(self, name) for name in supplies(text)}
 
 
+@checkpoint.random_kept()
 def grow(
     module: nn.Module,
     optimizer: torch.optim.Optimizer | None,
@@ -74,28 +75,6 @@ def grow(
     """
     began = time.perf_counter()
     refuse_optimizer(module, optimizer)
-    random = checkpoint.random_state()
-    try:
-        return _grow(
-            module, optimizer, scheduler, history, sizes, example, way, step, counts, options, began
-        )
-    finally:
-        checkpoint.set_random_state(random)
-
-
-def _grow(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    scheduler: Any,
-    history: History,
-    sizes: Sizes | meristem.Plan,
-    example: Example,
-    way: Way,
-    step: int,
-    counts: bool,
-    options: dict[str, Any],
-    began: float,
-) -> Grown:
     if way.rebuild is not None and not isinstance(sizes, meristem.Plan):
         options = {"compensate": "weights", **options}
     training = module.training

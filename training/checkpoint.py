@@ -12,8 +12,8 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -274,6 +274,16 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+@contextmanager
+def random_kept() -> Iterator[None]:
+    """Random numbers go on afterwards as if nothing had been drawn."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)
+
+
 def _free_name(folder: Path, step: int) -> str:
     """A step may be saved again, before and after a growth; no checkpoint is overwritten."""
     found = (_NAME.match(p.name) for p in folder.glob(f"step-{step}*"))
@@ -313,6 +323,7 @@ __all__ = [
     "complete",
     "latest",
     "load",
+    "random_kept",
     "random_state",
     "restore",
     "save",

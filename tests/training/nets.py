@@ -109,3 +109,12 @@ def convolutions():
 
 
 NETS = {"decoder": decoder, "convolutions": convolutions}
+
+
+def step(net, optimizer, loss):
+    """One step; the loss before it."""
+    optimizer.zero_grad()
+    value = loss(net)
+    value.backward()
+    optimizer.step()
+    return float(value.detach())

@@ -11,7 +11,7 @@ import meristem
 from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.moments import carried
 from meristem.training.lineage import Lineage
-from tests.training.nets import NETS
+from tests.training.nets import NETS, step
 
 # With an epsilon of one part in 1e300 Adam's step does not depend on the unit of the gradient.
 KINDS = {
@@ -45,14 +45,6 @@ def trained(name, kind, steps=3):
     for _ in range(steps):
         step(net, optimizer, loss)
     return net, x, loss, optimizer
-
-
-def step(net, optimizer, loss):
-    optimizer.zero_grad()
-    value = loss(net)
-    value.backward()
-    optimizer.step()
-    return float(value.detach())
 
 
 def sizes_of(name, growth):

@@ -10,15 +10,7 @@ from torch.optim import lr_scheduler
 import meristem
 from meristem.rewrite.errors import CarrierError, MeristemError
 from meristem.training import Overshoot, Rewarmed, carry_scheduler, register_state, separate
-from tests.training.nets import NETS
-
-
-def step(net, optimizer, loss):
-    optimizer.zero_grad()
-    value = loss(net)
-    value.backward()
-    optimizer.step()
-    return float(value.detach())
+from tests.training.nets import NETS, step
 
 
 @pytest.fixture(scope="module")
