@@ -49,7 +49,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in ("llama_tied", "vit") else pytest.param(n, marks=pytest.mark.full)
+        for n in sorted(CASES)
+    ],
+)
 def test_the_class_itself_computes_the_same(name: str) -> None:
     request, fields = CASES[name]
     module, args, kwargs = build(name)

@@ -64,7 +64,7 @@ def test_every_model_has_its_stacks(name):
         assert sizes == [2] * (2 if name in towers else 1)
 
 
-@pytest.mark.parametrize("at", ["end", "spread", [0]])
+@pytest.mark.parametrize("at", ["end", pytest.param("spread", marks=pytest.mark.full), [0]])
 @pytest.mark.parametrize("name", cases(NAMES))
 def test_growth_is_exact_and_can_be_repeated(name, at):
     model, inputs = traced(name)
