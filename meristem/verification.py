@@ -174,8 +174,9 @@ class _Check:
 
     @property
     def approximate(self) -> list[str]:
-        """What the plan says does not preserve the function; its method must be one that does not."""
-        if self.plan is None:
+        """What the plan says does not preserve the function; its method must be one that does not, and so
+        must be that of the stage that says so."""
+        if self.plan is None or _preserves(self.plan):
             return []
         return [row for p in self.plan.steps if not _preserves(p) for row in p.approximate]
 

@@ -99,6 +99,18 @@ def test_a_plan_cannot_excuse_what_its_method_preserves() -> None:
     assert meristem.verify(model, grown, runtime="torch").levels["algebra"].word == "differs"
 
 
+def test_a_stage_cannot_excuse_what_its_plan_preserves() -> None:
+    """A plan says "preserve", and a stage of it stacks."""
+    model, _, _ = traced("nanogpt")
+    grown = meristem.grow(model, {"layers": 4}, method="stack")
+    outside = meristem.Plan(dict(grown.plan.sizes))
+    outside.join([grown.plan])
+    grown.plan = outside
+    report = meristem.verify(model, grown, runtime="torch")
+    assert not report.ok
+    assert report.levels["algebra"].word == "differs"
+
+
 @pytest.mark.full
 def test_width_and_depth_together_in_files_and_plans(tmp_path: Path) -> None:
     """The plan of a torch model binds to its file; both compute the same deeper model."""
