@@ -1,4 +1,4 @@
-"""Growth inside training loops that people have: plain PyTorch, Hugging Face Trainer, Lightning.
+"""Growth inside training loops and export pipelines that people have.
 
 Everything is loaded at its first use, so that only what a loop needs must be installed.
 """
@@ -14,6 +14,8 @@ _NAMES = {
     "from_config": "rebuilding",
     "TrainerGrowth": "trainer_growth",
     "LightningGrowth": "lightning_growth",
+    "MeristemGrowth": "olive_pass",
+    "MeristemSurgeon": "olive_pass",
 }
 
 __all__ = sorted(_NAMES)
