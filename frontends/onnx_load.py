@@ -15,25 +15,16 @@ from meristem.frontends.onnx_normalise import normalise
 from meristem.rewrite.errors import CarrierError
 
 
-def load_onnx(source: Any, base_dir: str | os.PathLike[str] | None = None) -> OnnxCarrier:
+def load_onnx(source: Any) -> OnnxCarrier:
     """A path, ``onnx.ModelProto``, ``onnx_ir.Model``, ONNX program of torch, or graphsurgeon graph.
 
-    The given object is never changed. External data stay in their file and are memory-mapped; a
-    ModelProto does not say where that lies, ``base_dir`` does.
+    The given object is never changed. External data stay in their file and are memory-mapped; those of a
+    ModelProto are looked for in the current folder, for it does not say where it was read.
     """
-    if base_dir is not None and not isinstance(source, onnx.ModelProto):
-        raise CarrierError(
-            f"base_dir= says where the external data of a ModelProto lie; {type(source).__name__} says so "
-            "itself, so leave it out",
-            source=type(source).__name__,
-        )
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source))
     if isinstance(source, onnx.ModelProto):
-        model = _deserialised(source)
-        if base_dir is not None:
-            ir.external_data.set_base_dir(model.graph, base_dir)
-        return _carrier(model, None, _listed(source))
+        return _carrier(_deserialised(source), None, _listed(source))
     if isinstance(source, ir.Model):
         return _carrier(source.clone(), None)
     if type(source).__module__.startswith("onnx_graphsurgeon"):
@@ -126,7 +117,11 @@ def check_external(name: str, tensor: ir.ExternalTensor, path: Path | None) -> P
         raise CarrierError(
             f"the weight {name} is stored in {target}, which does not exist; put the external data "
             "beside the model, or save the model in one file"
-            + ("" if path else "; base_dir= says where those of a ModelProto lie"),
+            + (
+                ""
+                if path
+                else "; of a ModelProto read them first (onnx.load_external_data_for_model)"
+            ),
             weight=name,
             location=str(target),
         )

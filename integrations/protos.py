@@ -33,9 +33,24 @@ def grow_proto(
             f"grow_proto takes an onnx.ModelProto, not {type(model).__name__}; meristem.load takes paths "
             "and other models"
         )
-    loaded = meristem.load(model, base_dir=base_dir)
+    loaded = meristem.load(model if base_dir is None else _complete(model, base_dir))
     proto: onnx.ModelProto = Growth(sizes_or_plan, verify, options).carried_out(loaded).onnx_proto
     return proto
+
+
+def _complete(model: onnx.ModelProto, base_dir: str | Path) -> onnx.ModelProto:
+    """A copy with every weight inside."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    try:
+        onnx.load_external_data_for_model(copy, str(base_dir))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise meristem.CarrierError(
+            f"the external data of the model cannot be read from {base_dir}: {error}; give the folder that "
+            "the model was read from",
+            path=str(base_dir),
+        ) from error
+    return copy
 
 
 __all__ = ["grow_proto"]

@@ -50,11 +50,9 @@ def trace(
     return Model(trace_module(module, args, kwargs, dynamic_shapes), TorchSide())
 
 
-def load(source: Any, *, base_dir: str | Path | None = None) -> Model:
+def load(source: Any) -> Model:
     """Load an ONNX model (path, ModelProto, onnx_ir.Model, graphsurgeon Graph, torch's ONNXProgram) or a
     torch program (.pt2 path, ExportedProgram). Large weights stay on disk.
-
-    ``base_dir`` is the folder of a ModelProto's external data (default: the current one).
 
     Raises CarrierError where the source cannot be read.
     """
@@ -68,7 +66,7 @@ def load(source: Any, *, base_dir: str | Path | None = None) -> Model:
         raise CarrierError(f"{source}: give an .onnx or .pt2 file", path=str(source))
     from meristem.frontends.onnx_load import load_onnx
 
-    return Model(load_onnx(source, base_dir), OnnxSide())
+    return Model(load_onnx(source), OnnxSide())
 
 
 def plan(
