@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import field_validator
 
 import meristem
+from meristem.integrations.growth import Growth
 
 try:
     from olive.exception import OlivePassError
@@ -141,9 +142,9 @@ class MeristemGrowth(Pass):
                 "the weights of this model are inputs of its graph, of which nothing is known; place "
                 "MeristemGrowth before the pass that took them out"
             )
-        asked = {name: getattr(config, name) for name in ("sizes", "plan", *_OPTIONS)}
+        asked = {name: getattr(config, name) for name in ("sizes", "plan", "verify", *_OPTIONS)}
         source = meristem.load(model.model_path)
-        grown = _grown(source, **asked)
+        grown = _growth(**asked).grown(source)
         target = Path(resolve_onnx_path(output_model_path, Path(model.model_path).name))
         handler = _write(grown, target, config)
         said = {PLAN: grown.plan.to_json()}
@@ -178,20 +179,15 @@ class MeristemSurgeon(Surgeon):
         seed: int | None = None,
         verify: bool = True,
     ) -> None:
-        self.verify = verify
         self.asked = {
-            "sizes": sizes, "plan": _content(plan), "method": method, "boundary": boundary,
-            "compensate": compensate, "at": at, "seed": seed,
+            "sizes": sizes, "plan": _content(plan), "verify": verify, "method": method,
+            "boundary": boundary, "compensate": compensate, "at": at, "seed": seed,
         }  # fmt: skip
 
     def call_ir(self, model: Any) -> Any:
         """A larger model (onnx_ir); the given one is not changed. ValueError where it is refused."""
         with _refusals(ValueError):
-            source = meristem.load(model)
-            grown = _grown(source, **self.asked)
-            if self.verify:
-                _verified(source, grown)
-            return grown.carrier.model
+            return _growth(**self.asked).carried_out(meristem.load(model)).onnx_model
 
 
 def _content(plan: Any) -> Any:
@@ -204,13 +200,13 @@ def _content(plan: Any) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _grown(source: Any, *, sizes: Any, plan: Any, **options: Any) -> Any:
+def _growth(*, sizes: Any, plan: Any, verify: bool, **options: Any) -> Growth:
     if (sizes is None) == (plan is None):
         raise meristem.SizeError(
             'say what grows: either sizes, as in {"mlp": "x2"}, or plan, the path of one'
         )
     request = sizes if plan is None else meristem.Plan.from_json(json.dumps(plan))
-    return meristem.grow(source, request, **{n: v for n, v in options.items() if v is not None})
+    return Growth(request, verify, {n: v for n, v in options.items() if v is not None})
 
 
 def _verified(source: Any, grown: Any) -> Any:
