@@ -20,6 +20,8 @@ _NAMES = {
     "GrowModel": "ir_pass",
     "grow_proto": "protos",
     "grow_surgeon_graph": "surgeon",
+    "grow_pretrained": "pretrained",
+    "main_export": "optimum_export",
     "MeristemGrowth": "olive_pass",
     "MeristemSurgeon": "olive_pass",
 }

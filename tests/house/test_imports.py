@@ -21,7 +21,7 @@ STOREYS = {
 # One distribution under two names: who has either can use the callback.
 LOOPS = extra("trainer") | extra("lightning") | {"pytorch_lightning"}
 # Pydantic is how Olive states its configurations.
-PIPELINES = extra("olive") | {"pydantic"}
+PIPELINES = extra("olive") | extra("optimum") | {"pydantic"}
 OUTSIDE = {
     "rewrite": {"numpy", "networkx"},
     "carriers": {"torch", "numpy", "networkx", "safetensors"},

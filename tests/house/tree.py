@@ -23,6 +23,7 @@ _IMPORT_NAMES = {
     "huggingface-hub": "huggingface_hub",
     "pyyaml": "yaml",
     "olive-ai": "olive",
+    "optimum-onnx": "optimum",
 }
 
 
