@@ -58,14 +58,14 @@ def grow_pretrained(
     if not isinstance(sizes_or_plan, meristem.Plan):
         options = {"compensate": "weights", **options}
     training = module.training
-    with _no_cache(module.eval()):
+    with _no_cache(module.eval()) as caches:
         try:
             source = meristem.trace(module, args, kwargs)
             grown = meristem.grow(source, sizes_or_plan, **options)
             larger = _rebuilt(rebuild, module, grown, (args, kwargs))
         finally:
             module.train(training)
-    _restore_cache(larger, module)
+    _set_caches(larger, caches)
     larger.train(training)
     if getattr(module, "generation_config", None) is not None:
         larger.generation_config = copy.deepcopy(module.generation_config)
@@ -100,22 +100,25 @@ def _constructor(config: Any) -> Rebuild:
 
 
 @contextmanager
-def _no_cache(module: Any) -> Iterator[None]:
-    """Caches of keys and values are objects, which no traced program returns."""
-    config = module.config
-    had = getattr(config, "use_cache", None)
-    if had:
-        config.use_cache = False
+def _no_cache(module: nn.Module) -> Iterator[dict[str, bool]]:
+    """Caches of keys and values are objects, which no traced program returns. Gives what the configs said,
+    by the names of the modules whose they are: some modules have copies."""
+    said = {
+        name: m.config.use_cache
+        for name, m in module.named_modules()
+        if hasattr(getattr(m, "config", None), "use_cache")
+    }
+    _set_caches(module, dict.fromkeys(said, False))
     try:
-        yield
+        yield said
     finally:
-        if had:
-            config.use_cache = had
+        _set_caches(module, said)
 
 
-def _restore_cache(larger: nn.Module, module: Any) -> None:
-    if hasattr(module.config, "use_cache"):
-        larger.config.use_cache = module.config.use_cache
+def _set_caches(module: nn.Module, caches: Mapping[str, bool]) -> None:
+    for name, m in module.named_modules():
+        if name in caches:
+            m.config.use_cache = caches[name]
 
 
 def _differences(before: Any, after: Any) -> dict[str, Any]:
