@@ -2,8 +2,9 @@
 
     python examples/optimum_export.py [folder]
 
-It needs an environment in which Optimum is installed (docs/integrations/optimum.md). The class and its config
-are the user's: what is written is a folder that ``from_pretrained`` loads, and one that ``ORTModel`` does.
+It needs an environment in which Optimum is installed (docs/integrations/optimum.md). The class and its
+config are the user's: what is written is a folder that ``from_pretrained`` loads, and one that ``ORTModel``
+does.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main(folder: str | Path) -> None:
     exported = main_export(
         folder / "small",
         folder / "onnx",
-        {"mlp": "x2"},
+        {"mlp@*layer*": "x2"},  # the pooler, an MLP too, has no field for its size
         task="text-classification",
         pretrained=folder / "large",
     )

@@ -111,8 +111,9 @@ class _Search:
             f"no config of {type(self.module).__name__} gives the shapes of the grown weights: "
             f"{len(wrong)} of {len(self.shapes)} differ"
             + (f" with {', '.join(map(str, chosen))}" if chosen else "")
-            + f", as {first}, which is {self.shapes.get(first, 'none')} by the plan. The class computes a "
-            "size from others: grow those too, or give rebuild=, which makes the larger module",
+            + f", as {first}, which is {self.shapes.get(first, 'none')} by the plan. The class computes "
+            "that size from others: grow those too, ask for fewer places (mlp@*layer*), or give rebuild=, "
+            "which makes the larger module",
             nearest=tuple(map(str, chosen)),
             weights=sorted(wrong),
         )

@@ -12,8 +12,8 @@ from tests.house.tree import ROOT
 pytest.importorskip(
     "optimum.exporters.onnx", reason="needs Optimum, which has an environment: make test-pipelines"
 )
-from meristem.integrations.optimum_export import main_export  # noqa: E402
-from tests.integrations.pretrained_models import decoder, encoder, tokens  # noqa: E402
+from meristem.integrations.optimum_export import main_export
+from tests.integrations.pretrained_models import decoder, encoder, summariser, tokens
 
 # The exporter that Optimum uses is torch's old one, and warns of that, and of what it traces.
 pytestmark = pytest.mark.filterwarnings(
@@ -48,7 +48,7 @@ def test_a_saved_decoder_is_exported_with_its_cache_and_generates_the_same(tmp_p
 
 
 def test_new_layers_have_caches_so_they_are_compared_without(tmp_path):
-    exported = main_export(decoder(), tmp_path / "onnx", {"layers": 3}, verify=True)
+    exported = main_export(decoder(), tmp_path / "onnx", {"layers": 3})
     assert exported.notes == [
         "caches have other shapes, so the models were compared by text-generation"
     ]
@@ -57,9 +57,17 @@ def test_new_layers_have_caches_so_they_are_compared_without(tmp_path):
     assert sum(v.name.endswith(".key") for v in inputs) == 3
 
 
+def test_the_four_files_of_an_encoder_and_a_decoder(tmp_path):
+    exported = main_export(summariser(), tmp_path / "onnx", {"mlp": 64})
+    names = ("encoder_model", "decoder_model", "decoder_with_past_model", "decoder_model_merged")
+    assert set(exported.reports) == {f"{name}.onnx" for name in names}
+    assert all(report.ok for report in exported.reports.values())
+
+
 def test_what_optimum_only_warns_of_is_an_error_and_nothing_is_written(tmp_path):
     with pytest.raises(meristem.NotPreserved, match="Optimum's validation of the larger model"):
-        main_export(encoder(), tmp_path / "onnx", {"mlp": 64}, atol=0.0)
+        # No error is within a negative tolerance.
+        main_export(encoder(), tmp_path / "onnx", {"mlp@*layer*": 64}, atol=-1.0)
     assert not list(tmp_path.iterdir())
 
 
@@ -77,7 +85,7 @@ def test_what_differs_from_the_model_before_is_an_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(optimum_export, "grow_pretrained", spoiled)
     with pytest.raises(meristem.NotPreserved, match=r"model\.onnx is not the same function"):
-        main_export(encoder(), tmp_path / "onnx", {"mlp": 64})
+        main_export(encoder(), tmp_path / "onnx", {"mlp@*layer*": 64})
     assert not list(tmp_path.iterdir())
 
 
