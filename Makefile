@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full pictures lint format bench clean
+.PHONY: help install demo test test-full test-executorch pictures lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -52,6 +52,10 @@ build/full/%.xml: $(READY)
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(SELECT_$*) $(ARGS) --junitxml=$@.new \
 		-o junit_suite_name=$$(git describe --always --dirty)
 	@mv $@.new $@
+
+test-executorch: $(READY)  ## grown programs through to_edge and on ExecuTorch's runtime
+	@$(PIP) --no-deps --group executorch
+	@$(BIN)/pytest tests/integrations/test_programs.py -k executorch
 
 pictures: $(READY)  ## draw the pictures of docs/ again (a quarter of an hour)
 	@$(PIP) --group docs
