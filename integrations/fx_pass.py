@@ -76,8 +76,8 @@ class GrowGraphModule(PassBase):
         return PassResult(module, True)
 
     def ensures(self, graph_module: GraphModule) -> None:
-        """Raises NotPreserved where this pass has grown the module last, and a weight has another shape than
-        in the plan."""
+        """Raises NotPreserved where this pass has grown the module last, and a weight has another shape
+        than in the plan."""
         plan = self.plan(graph_module)
         if plan is None or graph_module.meta.get(LAST) != self.growth.token:
             return

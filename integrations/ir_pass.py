@@ -54,8 +54,8 @@ class GrowModel(InPlacePass):
         return PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
-        """Raises PostconditionError where this pass has grown the model last, and a weight has another shape
-        than in the plan."""
+        """Raises PostconditionError where this pass has grown the model last, and a weight has another
+        shape than in the plan."""
         plan = self.plan(model)
         if plan is None or model.meta.get(LAST) != self.growth.token:
             return
