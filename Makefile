@@ -11,7 +11,7 @@ OWN := python -m pip install --quiet --disable-pip-version-check -c constraints-
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full test-pipelines pictures lint format bench clean
+.PHONY: help install demo test test-full test-executorch test-pipelines pictures lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -53,6 +53,10 @@ build/full/%.xml: $(READY)
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(SELECT_$*) $(ARGS) --junitxml=$@.new \
 		-o junit_suite_name=$$(git describe --always --dirty)
 	@mv $@.new $@
+
+test-executorch: $(READY)  ## grown programs through to_edge and on ExecuTorch's runtime
+	@$(PIP) --no-deps --group executorch
+	@$(BIN)/pytest tests/integrations/test_programs.py -k executorch
 
 # Optimum insists on an older transformers than the tests of everything else.
 OPTIMUM := build/envs/optimum

@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.utils import _pytree as pytree
 
 import meristem
-from meristem.integrations.growth import META, Growth, Sizes, other_shapes
+from meristem.integrations.growth import LAST, META, Growth, Sizes, other_shapes
 
 _ADVICE = (
     "give the pass example inputs (args=, kwargs=) of a batch of at least 2, or put their shapes into the "
@@ -60,6 +60,7 @@ class GrowGraphModule(PassBase):
             self._example(graph_module)
 
     def call(self, graph_module: GraphModule) -> PassResult:
+        graph_module.meta.pop(LAST, None)
         if self.plan(graph_module) is not None:
             return PassResult(graph_module, False)
         args, kwargs = self._example(graph_module)
@@ -71,12 +72,14 @@ class GrowGraphModule(PassBase):
             return PassResult(graph_module, False)
         module = grown.module()
         module.meta[META] = {**graph_module.meta.get(META, {}), self.growth.token: plan}
+        module.meta[LAST] = self.growth.token
         return PassResult(module, True)
 
     def ensures(self, graph_module: GraphModule) -> None:
-        """Raises NotPreserved where a weight of the plan has another shape in the module."""
+        """Raises NotPreserved where this pass has grown the module last, and a weight has another shape
+        than in the plan."""
         plan = self.plan(graph_module)
-        if plan is None:
+        if plan is None or graph_module.meta.get(LAST) != self.growth.token:
             return
         graph_module.graph.lint()
         stored = {n: tuple(t.shape) for n, t in graph_module.state_dict().items()}

@@ -13,6 +13,8 @@ Sizes = Mapping[str, int | str]
 
 # Where models of either framework say what passes did to them; neither writes it to files.
 META = "meristem"
+# Which pass has grown the model just now; the next one may change it.
+LAST = "meristem_last"
 
 
 @dataclass(frozen=True)

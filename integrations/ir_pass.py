@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult, PostconditionError, PreconditionError
 
 import meristem
-from meristem.integrations.growth import META, Growth, Sizes, other_shapes
+from meristem.integrations.growth import LAST, META, Growth, Sizes, other_shapes
 from meristem.integrations.ir_in_place import become
 
 
@@ -36,6 +36,7 @@ class GrowModel(InPlacePass):
             self._grown(model)
 
     def call(self, model: ir.Model) -> PassResult:
+        model.meta.pop(LAST, None)
         if self.plan(model) is not None:
             return PassResult(model, modified=False)
         loaded, grown = self._grown(model)
@@ -49,13 +50,14 @@ class GrowModel(InPlacePass):
             raise PostconditionError(str(error)) from error
         become(model, grown.onnx_model)
         model.meta[META] = {**model.meta.get(META, {}), self.growth.token: plan}
+        model.meta[LAST] = self.growth.token
         return PassResult(model, modified=True)
 
     def ensures(self, model: ir.Model) -> None:
-        """Raises PostconditionError where a weight of the plan has another shape in the model, or a node
-        reads a value that is not the model's."""
+        """Raises PostconditionError where this pass has grown the model last, and a weight has another
+        shape than in the plan."""
         plan = self.plan(model)
-        if plan is None:
+        if plan is None or model.meta.get(LAST) != self.growth.token:
             return
         stored = {
             name: tuple(v.const_value.shape)

@@ -1,6 +1,5 @@
 """Growth in workflows that Olive itself runs, from JSON files and through its command line."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -22,6 +21,7 @@ from meristem.integrations.olive_pass import (
     write_package_config,
 )
 from tests.house.tree import ROOT
+from tests.integrations.examples import example
 from tests.integrations.models import Block, Config
 
 
@@ -142,10 +142,7 @@ def test_a_plan_of_the_torch_model_and_its_content_in_the_cache(traced, source, 
 
 
 def test_the_example_runs_through_olives_command_line(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("example", ROOT / "examples/olive_workflow.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    example.main(tmp_path)
+    example("olive_workflow").main(tmp_path)
     said = capsys.readouterr().out
     assert "the same function" in said
     assert (tmp_path / "out" / "growth_plan_1.json").is_file()

@@ -1,13 +1,12 @@
 """Models that grow on their way through Optimum: `make test-pipelines` runs this in its environment."""
 
-import importlib.util
 import json
 
 import pytest
 import torch
 
 import meristem
-from tests.house.tree import ROOT
+from tests.integrations.examples import example
 
 pytest.importorskip(
     "optimum.exporters.onnx", reason="needs Optimum, which has an environment: make test-pipelines"
@@ -98,10 +97,7 @@ def test_refusals(tmp_path):
 
 
 def test_the_example(tmp_path, capsys):
-    spec = importlib.util.spec_from_file_location("example", ROOT / "examples/optimum_export.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    example.main(tmp_path)
+    example("optimum_export").main(tmp_path)
     said = capsys.readouterr().out
     assert "config: {'intermediate_size': 128}" in said
     assert "model.onnx: the same function" in said
