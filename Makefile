@@ -7,10 +7,11 @@ ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+OWN := python -m pip install --quiet --disable-pip-version-check -c constraints-optimum.txt
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full pictures lint format bench clean
+.PHONY: help install demo test test-full test-executorch test-pipelines pictures lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -52,6 +53,23 @@ build/full/%.xml: $(READY)
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(SELECT_$*) $(ARGS) --junitxml=$@.new \
 		-o junit_suite_name=$$(git describe --always --dirty)
 	@mv $@.new $@
+
+test-executorch: $(READY)  ## grown programs through to_edge and on ExecuTorch's runtime
+	@$(PIP) --no-deps --group executorch
+	@$(BIN)/pytest tests/integrations/test_programs.py -k executorch
+
+# Optimum insists on an older transformers than the tests of everything else.
+OPTIMUM := build/envs/optimum
+$(OPTIMUM)/.ready: pyproject.toml constraints-optimum.txt
+	@test -n "$(PYTHON)" || { echo "meristem needs Python 3.11 or newer (make PYTHON=...)" >&2; exit 2; }
+	@echo "setting up $(OPTIMUM): a few minutes the first time" >&2
+	@test -x $(OPTIMUM)/bin/python || $(PYTHON) -m venv $(OPTIMUM)
+	@$(OPTIMUM)/bin/$(OWN) --upgrade pip setuptools
+	@$(OPTIMUM)/bin/$(OWN) --no-build-isolation --editable '.[optimum]' pytest
+	@touch $@
+
+test-pipelines: $(OPTIMUM)/.ready  ## the tests of libraries that need an environment of their own
+	@$(OPTIMUM)/bin/pytest tests/integrations/test_optimum_export.py $(ARGS)
 
 pictures: $(READY)  ## draw the pictures of docs/ again (a quarter of an hour)
 	@$(PIP) --group docs

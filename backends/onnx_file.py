@@ -148,7 +148,7 @@ def save(carrier: OnnxCarrier, path: str | os.PathLike[str], *, check: bool = Tr
         raise OutputError(
             f"cannot write {target}: give a file name in an existing folder", path=str(target)
         )
-    size = sum(v.const_value.nbytes for v in carrier.graph.initializers.values() if v.const_value)
+    size = _size_of_weights(carrier)
     external = carrier.external or size > PROTO_LIMIT
     data = target.with_name(target.name + ".data")
     _refuse_own_data(carrier, target, data if external else None)
@@ -189,13 +189,43 @@ def _write(carrier: OnnxCarrier, path: Path, data: str | None) -> None:
             model = ir.external_data.unload_from_model(
                 model, path.parent, data, size_threshold_bytes=EXTERNAL_BYTES
             )
-        proto = ir.to_proto(model)
-        if carrier.listed is not None:
-            _unlist(proto.graph, carrier.listed)
-        path.write_bytes(proto.SerializeToString())
+        path.write_bytes(_serialised(model, carrier).SerializeToString())
     finally:
         for value, tensor in zip(values, tensors, strict=True):
             value.const_value = tensor
+
+
+def model_proto(carrier: OnnxCarrier) -> onnx.ModelProto:
+    """The model with every weight inside; external data are read.
+
+    Raises OutputError where that is more than a message of protobuf can hold.
+    """
+    refuse_large(_size_of_weights(carrier))
+    return _serialised(ir.external_data.load_to_model(carrier.model.clone()), carrier)
+
+
+def refuse_large(size: int) -> None:
+    """Raises OutputError where weights of so many bytes do not fit into a ModelProto."""
+    if size > PROTO_LIMIT:
+        raise OutputError(
+            f"the weights take {size:,} bytes, and a ModelProto holds {PROTO_LIMIT:,}; save the grown "
+            "model to a file, which puts them beside it",
+            size=size,
+        )
+
+
+def _serialised(model: ir.Model, carrier: OnnxCarrier) -> onnx.ModelProto:
+    proto = ir.to_proto(model)
+    if carrier.listed is not None:
+        _unlist(proto.graph, carrier.listed)
+    return proto
+
+
+def _size_of_weights(carrier: OnnxCarrier) -> int:
+    """Bytes of the stored tensors."""
+    graphs = carrier.model.graphs()
+    tensors = (v.const_value for g in graphs for v in g.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None)
 
 
 def _checkable(carrier: OnnxCarrier) -> bool:
@@ -229,4 +259,4 @@ def _refuse_own_data(carrier: OnnxCarrier, target: Path, data: Path | None) -> N
             )
 
 
-__all__ = ["apply_script", "save", "state_dict"]
+__all__ = ["PROTO_LIMIT", "apply_script", "model_proto", "refuse_large", "save", "state_dict"]

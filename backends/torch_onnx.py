@@ -18,13 +18,12 @@ import torch
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
+from meristem.backends.onnx_file import PROTO_LIMIT, refuse_large
 from meristem.carriers.torch_carrier import TorchCarrier
 from meristem.rewrite.errors import OutputError
 
 # What ONNX Runtime has read for longest among those that hold all that is needed.
 OPSET = 20
-# A protobuf message ends at 2 GiB; names and nodes need some of it.
-PROTO_LIMIT = 2**31 - 2**26
 
 
 def save_onnx(carrier: TorchCarrier, path: str | os.PathLike[str], *, opset: int = OPSET) -> Path:
@@ -41,7 +40,7 @@ def save_onnx(carrier: TorchCarrier, path: str | os.PathLike[str], *, opset: int
         raise OutputError(
             f"cannot write {target}: give a file name in an existing folder", path=str(target)
         )
-    program = _exported(carrier, opset)
+    program = onnx_program(carrier, opset)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
@@ -57,8 +56,12 @@ def save_onnx(carrier: TorchCarrier, path: str | os.PathLike[str], *, opset: int
     return target
 
 
-def _exported(carrier: TorchCarrier, opset: int) -> Any:
-    """torch.onnx's program; without gradients, under which some attentions have other strides."""
+def onnx_program(carrier: TorchCarrier, opset: int = OPSET) -> Any:
+    """torch.onnx's program, which ``save_onnx`` writes; its weights share storage with the carrier.
+
+    Without gradients, under which some attentions have other strides. Raises OutputError where torch.onnx
+    has no translation.
+    """
     try:
         with torch.no_grad(), _silent():
             program = torch.onnx.export(
@@ -72,6 +75,12 @@ def _exported(carrier: TorchCarrier, opset: int) -> Any:
         ) from error
     _name_outputs(program.model, output_names(carrier))
     return program
+
+
+def onnx_proto(carrier: TorchCarrier) -> onnx.ModelProto:
+    """The same as one message. Raises OutputError where the weights are more than one can hold."""
+    refuse_large(_bytes(carrier))
+    return onnx_program(carrier).model_proto
 
 
 @contextlib.contextmanager
@@ -154,4 +163,4 @@ def _write(program: Any, folder: Path, target: Path, external: bool) -> None:
         os.replace(part, target.with_name(part.name))
 
 
-__all__ = ["OPSET", "output_names", "save_onnx"]
+__all__ = ["OPSET", "onnx_program", "onnx_proto", "output_names", "save_onnx"]

@@ -13,6 +13,7 @@ from meristem.rewrite.numbering import replaced, within
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _FOLDED = "pkg.onnxscript.optimizer.folded_from"
+_RULE = "pkg.onnxscript.rewriter.rule_name"
 KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 
 
@@ -63,11 +64,11 @@ def place_of(node: ir.Node) -> str:
     """The dotted path of the module that a node belongs to; empty where the file does not say.
 
     torch.export's files hold a list of scopes whose last entry is the operator, older ones a path
-    in the node's name (``/model/layers.0/mlp/MatMul``), and rewritten nodes only their weights'
-    names.
+    in the node's name (``/model/layers.0/mlp/MatMul``). A node that stands for several (a convolution and
+    the batch norm behind it) has the scope of one of them, and is where its weights are.
     """
     scopes = _list(node.metadata_props.get(_SCOPES))
-    if scopes:
+    if scopes and _RULE not in node.metadata_props:
         return _module(scopes)
     if (node.name or "").startswith("/"):
         return ".".join(part for part in str(node.name).split("/")[1:-1])
@@ -76,7 +77,7 @@ def place_of(node: ir.Node) -> str:
         for v in node.inputs
         if v is not None and v.name and v.const_value is not None and "." in v.name
     ]
-    return min(owners, key=len, default="")
+    return min(owners, key=len, default=_module(scopes))
 
 
 def _module(scopes: list[str]) -> str:

@@ -18,7 +18,8 @@ from meristem.rewrite.errors import CarrierError
 def load_onnx(source: Any) -> OnnxCarrier:
     """A path, ``onnx.ModelProto``, ``onnx_ir.Model``, ONNX program of torch, or graphsurgeon graph.
 
-    The given object is never changed. External data stay in their file and are memory-mapped.
+    The given object is never changed. External data stay in their file and are memory-mapped; those of a
+    ModelProto are looked for in the current folder, for it does not say where it was read.
     """
     if isinstance(source, (str, os.PathLike)):
         return _from_path(Path(source))
@@ -26,13 +27,13 @@ def load_onnx(source: Any) -> OnnxCarrier:
         return _carrier(_deserialised(source), None, _listed(source))
     if isinstance(source, ir.Model):
         return _carrier(source.clone(), None)
-    if isinstance(getattr(source, "model", None), ir.Model):
-        return _carrier(source.model.clone(), None)  # torch.onnx.ONNXProgram
     if type(source).__module__.startswith("onnx_graphsurgeon"):
         import onnx_graphsurgeon as gs
 
         proto = gs.export_onnx(source)
         return _carrier(_deserialised(proto), None, _listed(proto))
+    if isinstance(getattr(source, "model", None), ir.Model):
+        return _carrier(source.model.clone(), None)  # torch.onnx.ONNXProgram
     raise CarrierError(
         f"cannot load {type(source).__name__}; give a path, a torch ExportedProgram, onnx.ModelProto, "
         "onnx_ir.Model, torch.onnx.ONNXProgram or onnx_graphsurgeon.Graph; meristem.trace takes modules",
@@ -115,7 +116,12 @@ def check_external(name: str, tensor: ir.ExternalTensor, path: Path | None) -> P
     if not target.is_file():
         raise CarrierError(
             f"the weight {name} is stored in {target}, which does not exist; put the external data "
-            "beside the model, or save the model in one file",
+            "beside the model, or save the model in one file"
+            + (
+                ""
+                if path
+                else "; of a ModelProto read them first (onnx.load_external_data_for_model)"
+            ),
             weight=name,
             location=str(target),
         )

@@ -33,7 +33,8 @@ def trace_module(
     ``dynamic_shapes="auto"`` leaves the first two axes of the inputs (of pictures the first) dynamic
     where their sizes are at least 2 and the model allows it; None traces static shapes. The module's
     mode is restored. One forward pass
-    in train mode reads the dropout probabilities that eval mode does not carry.
+    in train mode reads the dropout probabilities that eval mode does not carry; the module of an
+    exported program has one mode alone, and ``carrier.lost`` says what it does not know.
 
     Raises CarrierError where torch.export refuses, with its reason.
     """
@@ -47,7 +48,7 @@ def trace_module(
         )
     modes = {m: m.training for m in module.modules()}
     try:
-        module.eval()
+        switches = _switch(module, training=False)
         with keywords_by_name(module, kwargs):
             auto = isinstance(dynamic_shapes, str)
             shapes = auto_shapes(module, args, kwargs) if auto else dynamic_shapes
@@ -59,8 +60,10 @@ def trace_module(
                 strict=False,
                 prefer_deferred_runtime_asserts_over_guards=False,
             )
-        module.train()
-        train = watch_train_mode(module, args, kwargs)
+        train = None
+        if switches:
+            module.train()
+            train = watch_train_mode(module, args, kwargs)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CarrierError(
@@ -74,6 +77,17 @@ def trace_module(
     carrier = functional_carrier(program, train)
     carrier.unused.update(_missing(module, carrier))
     return carrier
+
+
+def _switch(module: nn.Module, *, training: bool) -> bool:
+    """Put the module into a mode; False where a part has one alone, as an exported program's module."""
+    try:
+        module.train(training)
+    except NotImplementedError:
+        for m in module.modules():
+            m.training = training
+        return False
+    return True
 
 
 def _missing(module: nn.Module, carrier: TorchCarrier) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
-"""Growth inside training loops that people have: plain PyTorch, Hugging Face Trainer, Lightning.
+"""Growth inside what people have: training loops (plain PyTorch, Hugging Face Trainer, Lightning), and
+pipelines of passes (torch.fx, torch.export, onnx_ir, onnx, graphsurgeon, Olive, Optimum).
 
-Everything is loaded at its first use, so that only what a loop needs must be installed.
+Everything is loaded at its first use, so that only what is used must be installed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,15 @@ _NAMES = {
     "from_config": "rebuilding",
     "TrainerGrowth": "trainer_growth",
     "LightningGrowth": "lightning_growth",
+    "GrowGraphModule": "fx_pass",
+    "grow_program": "programs",
+    "GrowModel": "ir_pass",
+    "grow_proto": "protos",
+    "grow_surgeon_graph": "surgeon",
+    "grow_pretrained": "pretrained",
+    "main_export": "optimum_export",
+    "MeristemGrowth": "olive_pass",
+    "MeristemSurgeon": "olive_pass",
 }
 
 __all__ = sorted(_NAMES)

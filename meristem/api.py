@@ -51,8 +51,8 @@ def trace(
 
 
 def load(source: Any) -> Model:
-    """Load an ONNX model (path, ModelProto, onnx_ir.Model, graphsurgeon Graph) or a torch program
-    (.pt2 path, ExportedProgram). Large weights stay on disk.
+    """Load an ONNX model (path, ModelProto, onnx_ir.Model, graphsurgeon Graph, torch's ONNXProgram) or a
+    torch program (.pt2 path, ExportedProgram). Large weights stay on disk.
 
     Raises CarrierError where the source cannot be read.
     """

@@ -16,6 +16,7 @@ import typer
 
 from meristem import cli_output as out
 from meristem.cli_arguments import grow_options, parse_at, parse_sizes, read_given, read_plan
+from meristem.cli_pipes import STREAM, Sent, received, refuse_two
 from meristem.cli_search import search
 
 app = typer.Typer(
@@ -28,7 +29,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Source = Annotated[Path, typer.Argument(metavar="MODEL", help="an .onnx or .pt2 file")]
+Source = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="an .onnx or .pt2 file; - reads standard input")
+]
 Json = Annotated[bool, typer.Option("--json", help="machine readable results")]
 
 
@@ -53,7 +56,8 @@ def inspect(
     """List the dimensions of a model: what can grow, and what pins the rest."""
     from meristem.tables import inspection, inspection_data
 
-    with out.command(json):
+    with out.command(json) as scope:
+        model = received(model, scope)
         loaded = _load(model)
         with out.progress("solving axes"):
             shown = _of_kind(loaded, kind)
@@ -67,7 +71,10 @@ def inspect(
 def grow(
     model: Source,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="what to write: .onnx, .pt2 or .safetensors")
+        Path,
+        typer.Option(
+            "--output", "-o", help="what to write: .onnx, .pt2, .safetensors; - is standard output"
+        ),
     ],
     sizes: Annotated[
         list[str] | None,
@@ -104,10 +111,14 @@ def grow(
     """Write a larger model that computes the same function."""
     from meristem.tables import growth, growth_data
 
-    with out.command(json):
+    with out.command(json) as scope:
         from meristem.writing import Outputs
 
-        outputs = Outputs(model, output, save_plan, force=force)
+        if json and str(output) == STREAM:
+            raise typer.BadParameter("--json and -o - both write to standard output; choose one")
+        model = received(model, scope)
+        sent = Sent(output, model, scope)
+        outputs = Outputs(model, sent.path, save_plan, force=force)
         options = grow_options(
             method=method, boundary=boundary, compensate=compensate, at=parse_at(at), seed=seed,
             given=read_given(given),
@@ -124,7 +135,7 @@ def grow(
             if verify:
                 report = _verify(loaded, grown, staged.model, None)
             code = 0 if report is None else out.exit_code(report)
-            written = staged.publish() if code == 0 else []
+            written = sent.send(staged.publish() if code == 0 else [])
         if json:
             out.data(growth_data(loaded, grown, model, written, report))
         else:
@@ -134,7 +145,9 @@ def grow(
 
 @app.command()
 def verify(
-    model: Annotated[Path, typer.Argument(metavar="A", help="the original")],
+    model: Annotated[
+        Path, typer.Argument(metavar="A", help="the original; one of the two may be -")
+    ],
     grown: Annotated[Path, typer.Argument(metavar="B", help="the grown model")],
     provider: Annotated[
         list[str] | None, typer.Option(help="execution provider: cpu, cuda; repeatable")
@@ -147,7 +160,9 @@ def verify(
     """Measure whether two models compute the same function."""
     from meristem.tables import verification, verification_data
 
-    with out.command(json):
+    with out.command(json) as scope:
+        refuse_two(model, grown)
+        model, grown = received(model, scope), received(grown, scope)
         a = _load(model)
         b = _load(grown)
         if plan is not None:

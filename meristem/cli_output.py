@@ -6,7 +6,7 @@ import json as json_text
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import typer
@@ -20,12 +20,16 @@ COLUMNS = 80
 
 
 @contextmanager
-def command(json: bool) -> Iterator[None]:
-    """Run a command: refusals become one message and exit code 2, without a traceback."""
+def command(json: bool) -> Iterator[ExitStack]:
+    """Run a command: refusals become one message and exit code 2, without a traceback.
+
+    What the command enters into the given stack is left at its end.
+    """
     from meristem.rewrite.errors import MeristemError
 
     try:
-        yield
+        with ExitStack() as scope:
+            yield scope
     except MeristemError as error:
         _refuse(error, json)
         raise typer.Exit(REFUSED) from error

@@ -28,7 +28,8 @@ class Model:
 
     ``plan`` is what the growth that made it did, or None; ``others`` are the models that were fused with
     its source, ``source`` is what masked growth started from, ``origin`` what it remembers of the model
-    that grew. From torch every output exists; from ONNX ``save`` and ``state_dict`` do.
+    that grew. From torch every output exists; from ONNX ``save``, ``state_dict``, ``onnx_model`` and
+    ``onnx_proto`` do.
     """
 
     def __init__(
@@ -176,6 +177,18 @@ class Model:
     def exported_program(self) -> Any:
         """A verified torch.export.ExportedProgram."""
         return self.side.program(self.carrier)
+
+    @property
+    def onnx_model(self) -> Any:
+        """An onnx_ir.Model, whose grown weights are computed when they are read; from torch by torch.onnx's
+        exporter."""
+        return self.side.onnx_model(self.carrier)
+
+    @property
+    def onnx_proto(self) -> Any:
+        """The same as an onnx.ModelProto with every weight inside. Raises OutputError above 2 GB."""
+        with in_memory(self):
+            return self.side.onnx_proto(self.carrier)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors by their original names; numpy arrays from ONNX."""

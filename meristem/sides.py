@@ -33,6 +33,10 @@ class Side(Protocol):
 
     def program(self, carrier: Any) -> Any: ...
 
+    def onnx_model(self, carrier: Any) -> Any: ...
+
+    def onnx_proto(self, carrier: Any) -> Any: ...
+
     def fill(self, carrier: Any, weights: Mapping[str, Any]) -> None: ...
 
     def watch(self, carrier: Any, sample: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -98,6 +102,16 @@ class TorchSide:
 
         return exported_program(carrier)
 
+    def onnx_model(self, carrier: Any) -> Any:
+        from meristem.backends.torch_onnx import onnx_program
+
+        return onnx_program(carrier).model
+
+    def onnx_proto(self, carrier: Any) -> Any:
+        from meristem.backends.torch_onnx import onnx_proto
+
+        return onnx_proto(carrier)
+
     def fill(self, carrier: Any, weights: Mapping[str, Any]) -> None:
         from meristem.backends.torch_files import fill
 
@@ -161,6 +175,14 @@ class OnnxSide:
             "a model that came from ONNX gives no ExportedProgram; trace the torch model with "
             "meristem.trace and apply the same plan to it"
         )
+
+    def onnx_model(self, carrier: Any) -> Any:
+        return carrier.model.clone()
+
+    def onnx_proto(self, carrier: Any) -> Any:
+        from meristem.backends.onnx_file import model_proto
+
+        return model_proto(carrier)
 
     def fill(self, carrier: Any, weights: Mapping[str, Any]) -> None:
         raise OutputError(

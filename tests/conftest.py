@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything reads it: no test may reach for a hub
+os.environ["OLIVE_DISABLE_TELEMETRY"] = "1"
 
 import gc
 import sys

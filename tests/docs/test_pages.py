@@ -1,5 +1,6 @@
 """The code of the pages runs, and prints what the pages say."""
 
+import importlib.util
 import json
 import os
 import re
@@ -13,9 +14,9 @@ from tests.house.tree import ROOT
 
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
 PAGES = ("docs/how-it-works.md", "docs/add-an-operator.md")
-PASSES, OPERATORS, RUNS = (
+PASSES, OPERATORS, RUNS, PIPELINES = (
     sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs" / folder).glob("*.md"))
-    for folder in ("passes", "methods", "training")
+    for folder in ("passes", "methods", "training", "integrations")
 )
 # Operators whose page has another name: that of the pass that they are about.
 ELSEWHERE = {"identity": "layers", "interpolate": "positions"}
@@ -71,11 +72,12 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pages", [PASSES, *(pytest.param(p, marks=pytest.mark.full) for p in (OPERATORS, RUNS))]
+    "pages",
+    [PASSES, *(pytest.param(p, marks=pytest.mark.full) for p in (OPERATORS, RUNS, PIPELINES))],
 )
 def test_the_pages_of_a_folder_run_and_print_what_they_say(pages, tmp_path):
     found = {page: blocks(page) for page in pages}
-    if pages is RUNS:  # some are about a script, which has a test of its own
+    if pages in (RUNS, PIPELINES):  # some are about a script, which has a test of its own
         found = {page: both for page, both in found.items() if both[0]}
     assert all(code and said for code, said in found.values())
     codes = {page: code for page, (code, _) in found.items()}
@@ -99,9 +101,15 @@ tokens = torch.randint(0, 256, (2, 7))
     assert (tmp_path / "grown.onnx").is_file()
 
 
+# Examples of libraries that have an environment of their own.
+APART = {"optimum_export.py": "optimum"}
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("example", sorted(p.name for p in (ROOT / "examples").glob("*.py")))
 def test_an_example(example, tmp_path):
+    if example in APART and importlib.util.find_spec(APART[example]) is None:
+        pytest.skip(f"needs {APART[example]}, which has an environment: make test-pipelines")
     assert run((ROOT / "examples" / example).read_text(encoding="utf-8"), tmp_path)
 
 

@@ -20,6 +20,8 @@ STOREYS = {
 }
 # One distribution under two names: who has either can use the callback.
 LOOPS = extra("trainer") | extra("lightning") | {"pytorch_lightning"}
+# Pydantic is how Olive states its configurations.
+PIPELINES = extra("olive") | extra("optimum") | {"pydantic"}
 OUTSIDE = {
     "rewrite": {"numpy", "networkx"},
     "carriers": {"torch", "numpy", "networkx", "safetensors"},
@@ -31,7 +33,7 @@ def _outside(room: str, top: str) -> bool:
         return True
     if room == "carriers" and top in {name for name in dependencies() if name.startswith("onnx")}:
         return True
-    more = LOOPS if room == "integrations" else set()
+    more = LOOPS | PIPELINES if room == "integrations" else set()
     return top in OUTSIDE.get(room, dependencies()) | more
 
 
@@ -72,7 +74,7 @@ def test_importing_meristem_is_cheap(tmp_path):
     loaded = set(_run(code, tmp_path).split())
     assert "meristem" in loaded
     assert not loaded & (dependencies() - {"numpy", "networkx", "rich", "typer"})
-    assert not loaded & (LOOPS | {"timm", "torchvision"})
+    assert not loaded & (LOOPS | PIPELINES | {"timm", "torchvision"})
 
 
 def test_importing_rewrite_needs_numpy_and_networkx_alone(tmp_path):

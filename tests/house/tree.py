@@ -22,6 +22,8 @@ _IMPORT_NAMES = {
     "onnxruntime-gpu": "onnxruntime",
     "huggingface-hub": "huggingface_hub",
     "pyyaml": "yaml",
+    "olive-ai": "olive",
+    "optimum-onnx": "optimum",
 }
 
 
