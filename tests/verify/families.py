@@ -20,9 +20,9 @@ FAMILIES: dict[str, dict[str, str]] = {
     "vit": {"mlp": "x1.5", "heads": "x1.5", "hidden": "x1.5"},
     "swin": {"mlp": "x1.5", "heads": "x2"},
     "resnet": {"channels": "x1.5"},
-    "convnext": {"channels": "x1.5"},
+    "convnext": {"mlp": "x1.5", "hidden": "x1.5"},
     "convolutions": {"channels": "x1.5"},
-    "two decoders": {"hidden": "x1.5", "mlp": "x1.5"},
+    "two decoders": {"rank": "x1.5", "mlp": "x1.5"},
 }
 _OWN: dict[str, Any] = {
     "convolutions": (Convolutions, (2, 3, 8, 8)),

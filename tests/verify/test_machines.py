@@ -62,19 +62,17 @@ def test_an_opset_that_the_runtime_does_not_know(tmp_path):
 def test_a_small_machine(tmp_path, monkeypatch):
     model = mixer()
     grown = meristem.grow(model, {"mlp": "x2"})
-    there = 4.0 * (memory.numbers(model.graph) + memory.numbers(grown.graph)) * 2.5
+    there = 6.0 * (memory.numbers(model.graph) + memory.numbers(grown.graph))
     monkeypatch.setattr(memory, "available", lambda: there)
-    report = meristem.verify(model, grown)
-    assert report.ok  # the original alone fits, and both in their own type
+    report = meristem.verify(model, grown, optimizations="all")
+    assert report.ok  # the original alone fits in float64, and both in their own type
     assert "evaluating both models in float64 needs about" in report.levels["algebra"].reason
     assert "GB are free here" in report.levels["algebra"].reason
     assert "gradients" in report.levels["training"].reason
-    monkeypatch.setattr(memory, "available", lambda: there / 2.4)
     report = meristem.verify(model, grown)
     assert [v.word for v in report.levels.values()] == ["not checked"] * 3
     assert "running both models in 2 settings" in report.levels["deployment"].reason
     assert "ask for fewer" in report.levels["deployment"].reason
-    assert meristem.verify(model, grown, optimizations="all").levels["deployment"].checked
     spoil(grown, "down.weight", 1e-3)  # stored weights are compared one by one
     report = meristem.verify(model, grown)
     assert report.levels["algebra"].word == "differs"
