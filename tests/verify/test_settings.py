@@ -9,6 +9,7 @@ import meristem
 from meristem.rewrite.errors import CarrierError, RuntimeUnavailable
 from meristem.verification_settings import open_all, request
 from meristem.verify.runtimes import RUNTIMES, Session
+from meristem.verify.runtimes.compiled import compiler
 from meristem.verify.runtimes.providers import CPU, provider_names, requested
 from meristem.verify.runtimes.session import prove
 from tests.verify.models import mixer, onnx_file, spoil
@@ -216,6 +217,26 @@ def test_only_the_grown_model_is_refused(tmp_path):
     assert all("not checked" in r for r in opened.refused)
 
 
+def test_a_setting_in_which_nothing_runs_is_not_checked(monkeypatch):
+    """torch.compile compiles on the first run: what it refuses shows only then."""
+    from meristem.verify.runtimes import compiled
+
+    def refuses(*args, **kwargs):
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr(compiled, "compiler", lambda name: None)
+    monkeypatch.setattr(compiled.torch, "compile", lambda module, **options: refuses)
+    model = mixer()
+    grown = meristem.grow(model, {"mlp": "x2"})
+    report = meristem.verify(model, grown, runtime=["torch", "torch.compile"])
+    found = report.levels["deployment"]
+    assert found.reason == "torch cpu"
+    assert found.notes[0].startswith("torch.compile cpu: not checked")
+    assert any("no such kernel" in n for n in found.notes)
+    report = meristem.verify(model, grown, runtime="torch.compile")
+    assert report.levels["deployment"].word == "not checked"
+
+
 def test_every_row_says_what_it_takes_and_needs():
     assert {r.takes for r in RUNTIMES.values()} == {"file", "module"}
     assert all(r.install for r in RUNTIMES.values())
@@ -226,6 +247,7 @@ def test_every_row_says_what_it_takes_and_needs():
 def test_compilers(dtype):
     model = mixer()
     grown = meristem.grow(model, {"mlp": "x1.5", "hidden": "x1.5"})
+    torch._dynamo.reset()
     names = ["torch", "torch.compile", "aoti"]
     report = meristem.verify(model, grown, runtime=names, dtypes=dtype)
     assert report.ok, str(report)
@@ -239,6 +261,7 @@ def test_a_compiled_package_on_either_side(tmp_path):
     model = mixer()
     grown = meristem.grow(model, {"mlp": "x1.5"})
     package = tmp_path / "grown.pt2"
+    compiler("aoti")  # imports what torch deprecates of itself
     torch._inductor.aoti_compile_and_package(grown.exported_program, package_path=str(package))
     report = meristem.verify(model, package)
     assert report.ok, str(report)
