@@ -11,7 +11,7 @@ OWN := python -m pip install --quiet --disable-pip-version-check -c constraints-
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full test-executorch test-pipelines pictures lint format bench clean
+.PHONY: help install demo test test-full test-gpu test-executorch test-pipelines pictures lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -70,6 +70,11 @@ $(OPTIMUM)/.ready: pyproject.toml constraints-optimum.txt
 
 test-pipelines: $(OPTIMUM)/.ready  ## the tests of libraries that need an environment of their own
 	@$(OPTIMUM)/bin/pytest tests/integrations/test_optimum_export.py $(ARGS)
+
+PROVIDER ?= cuda
+
+test-gpu: $(READY)  ## the verification suite on a card (PROVIDER=cuda), or on the CPU where there is none
+	@$(BIN)/python -m tests.gpu --provider $(PROVIDER) $(ARGS)
 
 pictures: $(READY)  ## draw the pictures of docs/ again (a quarter of an hour)
 	@$(PIP) --group docs

@@ -23,6 +23,15 @@ SCALE_FLOOR = 1e-3
 # and the least error that is granted in units of eps x max|y|.
 DEPLOYMENT_FACTOR = 4.0
 DEPLOYMENT_FLOOR = 8.0
+# In a copy of 11 or 8 bits the original's own error is measured far above that of float32, and the grown
+# model's beside it: what is granted besides is the rounding of the result itself. 8 spacings would be a
+# quarter of max|y| in bfloat16.
+NARROW_FLOOR = 0.5
+
+
+def copy_floor(dtype: str, eps: float) -> float:
+    """The least error that is granted a copy in ``dtype``, in units of max|y|."""
+    return (NARROW_FLOOR if dtype in ("float16", "bfloat16") else DEPLOYMENT_FLOOR) * eps
 
 
 @dataclass
@@ -165,7 +174,7 @@ def algebra(
         return not_checked("no input was valid (" + "; ".join(remarks[:1]) + "); pass inputs=")
     measures, exact = [], True
     for k, name in enumerate(names):
-        scales = [_scale(p.expected[k]) for p in pairs]
+        scales = [scale_of(p.expected[k]) for p in pairs]
         for p, own in zip(pairs, scales, strict=True):
             scale = max(own, SCALE_FLOOR * max(scales))
             error = difference(p.expected[k], p.got[k])
@@ -184,7 +193,8 @@ def algebra(
     )  # fmt: skip
 
 
-def _scale(a: Array) -> float:
+def scale_of(a: Array) -> float:
+    """The largest finite entry; 0 for what is no float."""
     if a.dtype.kind != "f":
         return 0.0
     sizes = np.abs(np.asarray(a, np.float64))
@@ -209,11 +219,17 @@ def _ratio(m: Measure) -> float:
 
 @dataclass
 class Deployed:
-    """Both models in one setting of a runtime."""
+    """Both models in one setting of a runtime. ``granted`` is the least error that is granted in units of
+    max|y|, where the setting is a copy in another type than the model's."""
 
     setting: str
     original: Program
     grown: Program
+    granted: float | None = None
+
+    def floor(self, eps: float) -> float:
+        """The least error that is granted, in units of max|y|."""
+        return DEPLOYMENT_FLOOR * eps if self.granted is None else self.granted
 
 
 def deployment(
@@ -263,12 +279,13 @@ def deployment(
             rows = zip(s.original.outputs, expected, own, wanted, got, strict=True)
             for name, e, o, w, g in rows:
                 exact &= o.dtype == g.dtype and np.array_equal(o, g, equal_nan=o.dtype.kind == "f")
-                row = difference(w, g), difference(e, o), _scale(e)
+                row = difference(w, g), difference(e, o), scale_of(e)
                 errors.setdefault((s.setting, name), []).append(row)
     if not errors and not wrong:
         return not_checked("; ".join(remarks[-1:]) or "no input was valid; pass inputs=")
+    floors = {s.setting: s.floor(eps) for s in settings}
     measures = [
-        Measure(f"{name} ({setting})", max(r[0] for r in rows), _allowed(rows, eps))
+        Measure(f"{name} ({setting})", max(r[0] for r in rows), _allowed(rows, floors[setting]))
         for (setting, name), rows in errors.items()
     ]
     return judge(
@@ -277,9 +294,9 @@ def deployment(
     )  # fmt: skip
 
 
-def _allowed(rows: Sequence[tuple[float, float, float]], eps: float) -> float:
+def _allowed(rows: Sequence[tuple[float, float, float]], floor: float) -> float:
     own, scale = max(r[1] for r in rows), max(r[2] for r in rows)
-    return DEPLOYMENT_FACTOR * max(own, DEPLOYMENT_FLOOR * eps * scale)
+    return DEPLOYMENT_FACTOR * max(own, floor * scale)
 
 
 def eps_of(dtypes: Mapping[str, float], found: Sequence[str]) -> float:
@@ -287,4 +304,15 @@ def eps_of(dtypes: Mapping[str, float], found: Sequence[str]) -> float:
     return max((dtypes[d] for d in found if d in dtypes), default=dtypes["float32"])
 
 
-__all__ = ["Deployed", "Interface", "algebra", "attempt", "deployment", "eps_of", "usable", "worst"]
+__all__ = [
+    "Deployed",
+    "Interface",
+    "algebra",
+    "attempt",
+    "copy_floor",
+    "deployment",
+    "eps_of",
+    "scale_of",
+    "usable",
+    "worst",
+]
