@@ -1,0 +1,301 @@
+"""What a picture of a model shows: stacks of repeated blocks, their branches, and what stands between.
+
+Every row is found in the view. A stack is one of ``rewrite.stacks``; a branch is what is added to its
+stream, titled by what it holds (an attention, units of an MLP, convolutions); what lies outside of stacks is
+a row for each run of operators that read weights. Titles are for people, and nothing rests on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from meristem.rewrite.axes import Term, atoms_of
+from meristem.rewrite.dimensions import KINDS, Dimension, common_place
+from meristem.rewrite.equations import Equations
+from meristem.rewrite.graph import Graph, Op, Value, Weight
+from meristem.rewrite.plan import Plan
+from meristem.rewrite.recognise import attentions, weight_of
+from meristem.rewrite.stacks import Stack
+from meristem.rewrite.steps import Block
+
+_READS = ("contract", "conv", "grouped_contract", "take", "take_many", "norm", "scan")
+# What a row is titled by, the first that fits: kinds of its dimensions, then kinds of its operators.
+_BY_KIND = (
+    ("experts", "mixture of experts"),
+    ("expert_mlp", "mixture of experts"),
+    ("mlp", "MLP"),
+)
+_BY_OPERATOR = (
+    ("conv", "convolution"),
+    ("grouped_contract", "mixture of experts"),
+    ("take", "embedding"),
+    ("take_many", "embedding"),
+    ("contract", "linear"),
+    ("norm", "norm"),
+)
+_STREAMS = ("hidden", "channels")
+
+
+@dataclass(frozen=True)
+class Size:
+    """A dimension in a picture: its kind and size, and what it was where it grew."""
+
+    kind: str
+    after: int
+    before: int
+    places: int = 1
+
+    @property
+    def grew(self) -> bool:
+        return self.after != self.before
+
+
+@dataclass(frozen=True)
+class Part:
+    """A branch or a run of operators: ``sizes`` of its dimensions, ``parameters`` that it reads."""
+
+    title: str
+    place: str
+    sizes: tuple[Size, ...]
+    parameters: int
+
+    @property
+    def grew(self) -> bool:
+        return any(s.grew for s in self.sizes)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Blocks of a stack with the same parts: the numbers of the blocks, in order, and one's parts."""
+
+    numbers: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A stack: its blocks (``new`` marks those that a growth added), their kinds, the stream that it runs
+    along."""
+
+    name: str
+    place: str
+    new: tuple[bool, ...]
+    variants: tuple[Variant, ...]
+    stream: tuple[Size, ...]
+    parameters: int
+
+    @property
+    def before(self) -> int:
+        return len(self.new) - sum(self.new)
+
+
+Row = Part | Tower
+
+
+@dataclass
+class Picture:
+    """Rows in the order of the program; ``reads[i]`` are the rows whose results row i reads, -1 being the
+    inputs of the model."""
+
+    rows: list[Row]
+    reads: list[set[int]]
+    inputs: list[tuple[str, tuple[int, ...]]]
+    outputs: list[tuple[str, tuple[int, ...]]]
+
+
+@dataclass
+class _Finder:
+    graph: Graph
+    eq: Equations
+    stacks: Sequence[Stack]
+    dimensions: Sequence[Dimension]
+    plan: Plan | None
+    row: dict[Op, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.before: dict[str, int] = {}
+        for c in self.plan.changes if self.plan else ():
+            self.before.setdefault(c.name, c.before)
+        steps = self.plan.steps if self.plan else []
+        self.fresh = {n for p in steps for n in p.clones} - {n for p in steps for n in p.moves}
+        self.softmax = {a.op for a in attentions(self.graph, self.eq, self._mixed())}
+        self.named: dict[str, list[Dimension]] = {}
+        for d in self.dimensions:
+            for name in dict.fromkeys(n for n, _ in d.weights) if d.kind != "layers" else ():
+                self.named.setdefault(name, []).append(d)
+
+    def _mixed(self) -> set[Term]:
+        return {a for w in self.graph.weights for t in self.eq.of(w) for a in atoms_of(t)}
+
+    def picture(self) -> Picture:
+        stack_of = {op: i for i, s in enumerate(self.stacks) for b in s.blocks for op in b.ops}
+        rows: list[Row] = []
+        drawn: dict[int, int] = {}
+        gap: list[Op] = []
+        for op in self.graph.ops:
+            at = stack_of.get(op)
+            if at is None:
+                gap.append(op)
+            elif at in drawn:
+                self.row[op] = drawn[at]
+            else:
+                self._between(gap, rows)
+                gap = []
+                drawn[at] = self.row[op] = len(rows)
+                rows.append(self._tower(self.stacks[at]))
+        self._between(gap, rows)
+        inputs = [(v.name, tuple(v.shape)) for v in self.graph.inputs]
+        outputs = [(n, tuple(v.shape)) for n, v in self.graph.outputs]
+        return Picture(rows, self._reads(len(rows)), inputs, outputs)
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def _between(self, ops: Sequence[Op], rows: list[Row]) -> None:
+        """Rows for what stands outside of stacks: runs of operators of one title, with what else reads
+        weights after them (biases, gains)."""
+        runs: list[tuple[str, list[Op]]] = []
+        for op in ops:
+            title = self._title([op], [])
+            if op.kind not in _READS and runs and _weights([op]):
+                runs[-1][1].append(op)
+            elif _weights([op]) or op.kind == "norm":
+                if not runs or runs[-1][0] != title:
+                    runs.append((title, []))
+                runs[-1][1].append(op)
+        for _, own in runs:
+            for op in own:
+                self.row[op] = len(rows)
+            rows.append(self._part(own))
+
+    def _tower(self, stack: Stack) -> Tower:
+        blocks = [self._parts(b) for b in stack.blocks]
+        new = tuple(self._is_new(b) for b in stack.blocks)
+        kinds: dict[tuple[object, ...], list[int]] = {}
+        twins: dict[tuple[object, ...], list[int]] = {}  # by today's sizes, which are all that new ones have
+        for i in sorted(range(len(blocks)), key=lambda i: new[i]):
+            today = tuple((p.title, *((s.kind, s.after) for s in p.sizes)) for p in blocks[i])
+            if new[i] and today in twins:
+                twins[today].append(i)
+            else:
+                own = kinds.setdefault(tuple((p.title, p.sizes) for p in blocks[i]), [])
+                twins.setdefault(today, own).append(i)
+                if own is not twins[today]:
+                    own.append(i)
+        variants = tuple(Variant(tuple(sorted(n)), blocks[n[0]]) for n in kinds.values())
+        ops = [op for b in stack.blocks for op in b.ops]
+        stream = self._sizes(self._stream(stack))
+        return Tower(stack.name, stack.place, new, variants, stream, _count(_weights(ops)))
+
+    def _is_new(self, block: Block) -> bool:
+        names = [n for w in block.named for n in w.names]
+        return bool(names) and all(n in self.fresh for n in names)
+
+    def _stream(self, stack: Stack) -> list[Dimension]:
+        found = [d for op in stack.blocks[0].ops for d in self._of([op])]
+        return [d for d in dict.fromkeys(found) if d.kind in _STREAMS]
+
+    def _parts(self, block: Block) -> tuple[Part, ...]:
+        """One for each branch that is added to the stream, in order, and one for what is left."""
+        left = dict.fromkeys(block.ops)
+        out = []
+        for r in block.sums:
+            for branch in r.branches:
+                own = _cone(branch, left)
+                for op in own:
+                    del left[op]
+                if _weights(own):
+                    out.append(self._part(own))
+        rest = [op for op in left if op.kind in _READS]
+        if _weights(rest) and (not out or any(op.kind != "norm" for op in rest)):
+            out.append(self._part(rest))
+        return tuple(out)
+
+    def _part(self, ops: Sequence[Op]) -> Part:
+        dims = self._of(ops)
+        place = common_place(op.place for op in ops if op.place and _weights([op]))
+        return Part(
+            self._title(ops, dims), place, self._sizes(_own(dims)), _count(_weights(ops))
+        )
+
+    def _title(self, ops: Sequence[Op], dims: Sequence[Dimension]) -> str:
+        if any(op in self.softmax for op in ops):
+            return "attention"
+        kinds = {d.kind for d in dims}
+        by_kind = next((title for kind, title in _BY_KIND if kind in kinds), None)
+        if by_kind:
+            return by_kind
+        own = {op.kind for op in ops if _weights([op]) or op.kind == "norm"}
+        return next((title for kind, title in _BY_OPERATOR if kind in own), "weights")
+
+    # -- sizes ------------------------------------------------------------------------------------
+
+    def _of(self, ops: Iterable[Op]) -> list[Dimension]:
+        """Dimensions of the weights that operators read."""
+        found = (d for w in _weights(ops) for n in w.names for d in self.named.get(n, ()))
+        return list(dict.fromkeys(found))
+
+    def _sizes(self, dims: Sequence[Dimension]) -> tuple[Size, ...]:
+        """By kind, equal ones once, in the order of ``KINDS``."""
+        found: dict[tuple[str, int, int], int] = {}
+        for d in sorted(dims, key=lambda d: KINDS.index(d.kind) if d.kind in KINDS else len(KINDS)):
+            key = (d.kind, d.size, self.before.get(d.name, d.size))
+            found[key] = found.get(key, 0) + 1
+        return tuple(Size(kind, after, before, n) for (kind, after, before), n in found.items())
+
+    # -- who reads whom ---------------------------------------------------------------------------
+
+    def _reads(self, count: int) -> list[set[int]]:
+        """For each row the rows whose results reach it without passing another one."""
+        out: list[set[int]] = [set() for _ in range(count)]
+        nearest: dict[Value, frozenset[int]] = {v: frozenset({-1}) for v in self.graph.inputs}
+        for op in self.graph.ops:
+            came = frozenset().union(*(nearest.get(v, frozenset()) for v in op.inputs))
+            row = self.row.get(op)
+            if row is not None:
+                out[row] |= came - {row}
+                came = frozenset({row})
+            for v in op.outputs:
+                nearest[v] = came
+        return out
+
+
+def find_picture(
+    graph: Graph,
+    eq: Equations,
+    stacks: Iterable[Stack],
+    dimensions: Sequence[Dimension],
+    plan: Plan | None = None,
+) -> Picture:
+    """The rows of a model; ``plan`` is the growth that made it, which says what its sizes were."""
+    return _Finder(graph, eq, list(stacks), dimensions, plan).picture()
+
+
+def _own(dims: Sequence[Dimension]) -> list[Dimension]:
+    """Without the stream that every part reads, where there is anything else."""
+    return [d for d in dims if d.kind != "hidden"] or list(dims)
+
+
+def _cone(v: Value, inside: Mapping[Op, None]) -> list[Op]:
+    """The operators behind a value among some, in their order."""
+    found, stack = set(), [v]
+    while stack:
+        op = stack.pop().producer
+        if op is not None and op in inside and op not in found:
+            found.add(op)
+            stack.extend(op.inputs)
+    return [op for op in inside if op in found]
+
+
+def _weights(ops: Iterable[Op]) -> list[Weight]:
+    """Parameters that operators read, each once."""
+    found = (weight_of(v) for op in ops for v in op.inputs)
+    return list(dict.fromkeys(w for w in found if w is not None and w.role == "parameter"))
+
+
+def _count(weights: Iterable[Weight]) -> int:
+    return sum(prod(w.shape) for w in weights)
+
+
+__all__ = ["Part", "Picture", "Row", "Size", "Tower", "Variant", "find_picture"]
