@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from meristem.verify.locate import LayerAgreement
+from meristem.verify.statistics import OutputStatistics
+
 BIT_EXACT, NOISE_FLOOR = "bit-exact", "noise-floor"
 DIFFERS, NOT_CHECKED = "differs", "not checked"
 APPROXIMATE = "approximate"
@@ -33,13 +36,20 @@ class Measure:
 
 @dataclass
 class Verdict:
-    """The word for one level, why, the measurements, and the inputs that they were taken on."""
+    """The word for one level, why, the measurements, and the inputs that they were taken on.
+
+    ``statistics`` are those of errors by output and setting, ``layers`` how values on the way agree (where
+    the level differs, or where they were asked for), ``placement`` which nodes ran where by setting.
+    """
 
     word: str
     reason: str = ""
     measures: list[Measure] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    statistics: list[OutputStatistics] = field(default_factory=list)
+    layers: list[LayerAgreement] = field(default_factory=list)
+    placement: list[Any] = field(default_factory=list)
 
     @property
     def checked(self) -> bool:
