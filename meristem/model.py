@@ -199,6 +199,19 @@ class Model:
             self.side.save(self.carrier, path)
         return path
 
+    def report(
+        self, path: str | Path, *, before: Model | None = None, verification: Any = None
+    ) -> Path:
+        """Write a page about the model: its blocks, its dimensions, and its growth with the proof.
+
+        ``before`` is the model that grew (then parameters and FLOPs are compared), ``verification`` what
+        ``meristem.verify`` gave for both. One .html file that needs nothing besides; a page that is there is
+        replaced. docs/report.md shows one. Raises OutputError where it cannot be written.
+        """
+        from meristem.reporting import write_page
+
+        return write_page(self, path, before=before, verification=verification)
+
 
 @contextmanager
 def in_memory(what: Any) -> Iterator[None]:

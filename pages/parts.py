@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
+from meristem.pages.growth import Growth
 from meristem.rewrite.axes import Term, atoms_of
 from meristem.rewrite.dimensions import KINDS, Dimension, common_place
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Op, Value, Weight
-from meristem.rewrite.plan import Plan
 from meristem.rewrite.recognise import attentions, weight_of
 from meristem.rewrite.stacks import Stack
 from meristem.rewrite.steps import Block
@@ -111,15 +111,10 @@ class _Finder:
     eq: Equations
     stacks: Sequence[Stack]
     dimensions: Sequence[Dimension]
-    plan: Plan | None
+    growth: Growth
     row: dict[Op, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.before: dict[str, int] = {}
-        for c in self.plan.changes if self.plan else ():
-            self.before.setdefault(c.name, c.before)
-        steps = self.plan.steps if self.plan else []
-        self.fresh = {n for p in steps for n in p.clones} - {n for p in steps for n in p.moves}
         self.softmax = {a.op for a in attentions(self.graph, self.eq, self._mixed())}
         self.named: dict[str, list[Dimension]] = {}
         for d in self.dimensions:
@@ -190,7 +185,7 @@ class _Finder:
 
     def _is_new(self, block: Block) -> bool:
         names = [n for w in block.named for n in w.names]
-        return bool(names) and all(n in self.fresh for n in names)
+        return bool(names) and all(n in self.growth.fresh for n in names)
 
     def _stream(self, stack: Stack) -> list[Dimension]:
         found = [d for op in stack.blocks[0].ops for d in self._of([op])]
@@ -214,10 +209,11 @@ class _Finder:
 
     def _part(self, ops: Sequence[Op]) -> Part:
         dims = self._of(ops)
-        place = common_place(op.place for op in ops if op.place and _weights([op]))
-        return Part(
-            self._title(ops, dims), place, self._sizes(_own(dims)), _count(_weights(ops))
-        )
+        readers = [op for op in ops if op.place and _weights([op])]
+        main = [op for op in readers if op.kind in _READS and op.kind != "norm"]
+        place = common_place(op.place for op in main or readers)
+        sizes = self._sizes([d for d in dims if d.kind != "hidden"] or dims)
+        return Part(self._title(ops, dims), place, sizes, _count(_weights(ops)))
 
     def _title(self, ops: Sequence[Op], dims: Sequence[Dimension]) -> str:
         if any(op in self.softmax for op in ops):
@@ -240,7 +236,8 @@ class _Finder:
         """By kind, equal ones once, in the order of ``KINDS``."""
         found: dict[tuple[str, int, int], int] = {}
         for d in sorted(dims, key=lambda d: KINDS.index(d.kind) if d.kind in KINDS else len(KINDS)):
-            key = (d.kind, d.size, self.before.get(d.name, d.size))
+            was = self.growth.before(d)
+            key = (d.kind, d.size, d.size if was is None else was)
             found[key] = found.get(key, 0) + 1
         return tuple(Size(kind, after, before, n) for (kind, after, before), n in found.items())
 
@@ -266,15 +263,10 @@ def find_picture(
     eq: Equations,
     stacks: Iterable[Stack],
     dimensions: Sequence[Dimension],
-    plan: Plan | None = None,
+    growth: Growth | None = None,
 ) -> Picture:
-    """The rows of a model; ``plan`` is the growth that made it, which says what its sizes were."""
-    return _Finder(graph, eq, list(stacks), dimensions, plan).picture()
-
-
-def _own(dims: Sequence[Dimension]) -> list[Dimension]:
-    """Without the stream that every part reads, where there is anything else."""
-    return [d for d in dims if d.kind != "hidden"] or list(dims)
+    """The rows of a model; ``growth``, that which made it, says what its sizes were."""
+    return _Finder(graph, eq, list(stacks), dimensions, growth or Growth(None)).picture()
 
 
 def _cone(v: Value, inside: Mapping[Op, None]) -> list[Op]:

@@ -15,6 +15,7 @@ STOREYS = {
     "backends": {"rewrite", "carriers", "backends"},
     "training": {"rewrite", "carriers", "training"},
     "verify": {"rewrite", "carriers", "verify"},
+    "pages": {"rewrite", "pages"},
     # Above the face: `import meristem` itself, and the training room's public names.
     "integrations": {"", "training", "integrations"},
 }
@@ -23,6 +24,7 @@ LOOPS = extra("trainer") | extra("lightning") | {"pytorch_lightning"}
 OUTSIDE = {
     "rewrite": {"numpy", "networkx"},
     "carriers": {"torch", "numpy", "networkx", "safetensors"},
+    "pages": {"jinja2", "markupsafe"},
 }
 
 
