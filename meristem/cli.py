@@ -16,6 +16,7 @@ import typer
 
 from meristem import cli_output as out
 from meristem.cli_arguments import grow_options, parse_at, parse_sizes, read_given, read_plan
+from meristem.cli_report import Report, reported
 from meristem.cli_search import search
 
 app = typer.Typer(
@@ -46,15 +47,18 @@ def version(
 
 @app.command()
 def inspect(
+    context: typer.Context,
     model: Source,
     kind: Annotated[str | None, typer.Option(help="only dimensions of this kind")] = None,
+    report: Report = None,
     json: Json = False,
 ) -> None:
     """List the dimensions of a model: what can grow, and what pins the rest."""
     from meristem.tables import inspection, inspection_data
 
-    with out.command(json):
-        loaded = _load(model)
+    with out.command(json), reported(report, context) as page:
+        page.title = model.name
+        page.model = loaded = _load(model)
         with out.progress("solving axes"):
             shown = _of_kind(loaded, kind)
         if json:
@@ -65,6 +69,7 @@ def inspect(
 
 @app.command()
 def grow(
+    context: typer.Context,
     model: Source,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="what to write: .onnx, .pt2 or .safetensors")
@@ -99,12 +104,13 @@ def grow(
         bool, typer.Option("--verify", help="measure before anything is written")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="replace files that exist")] = False,
+    report: Report = None,
     json: Json = False,
 ) -> None:
     """Write a larger model that computes the same function."""
     from meristem.tables import growth, growth_data
 
-    with out.command(json):
+    with out.command(json), reported(report, context) as page:
         from meristem.writing import Outputs
 
         outputs = Outputs(model, output, save_plan, force=force)
@@ -113,27 +119,29 @@ def grow(
             given=read_given(given),
         )  # fmt: skip
         request = _request(sizes, plan)
-        loaded = _load(model)
-        grown = _grow(loaded, request, options)
-        report = None
+        page.title, page.request = f"{model.name} → {output.name}", getattr(request, "sizes", request)
+        page.model = loaded = _load(model)
+        page.grown = grown = _grow(loaded, request, options)
+        verdicts = None
         with outputs.staged() as staged:
             with out.progress(f"writing {output.name}"):
                 grown.save(staged.model)
                 if staged.plan is not None:
                     staged.plan.write_text(grown.plan.to_json() + "\n", encoding="utf-8")
             if verify:
-                report = _verify(loaded, grown, staged.model, None)
-            code = 0 if report is None else out.exit_code(report)
+                page.verification = verdicts = _verify(loaded, grown, staged.model, None)
+            code = 0 if verdicts is None else out.exit_code(verdicts)
             written = staged.publish() if code == 0 else []
         if json:
-            out.data(growth_data(loaded, grown, model, written, report))
+            out.data(growth_data(loaded, grown, model, written, verdicts))
         else:
-            out.show(growth(loaded, grown, model, written, report))
+            out.show(growth(loaded, grown, model, written, verdicts))
     raise typer.Exit(code)
 
 
 @app.command()
 def verify(
+    context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="A", help="the original")],
     grown: Annotated[Path, typer.Argument(metavar="B", help="the grown model")],
     provider: Annotated[
@@ -142,22 +150,24 @@ def verify(
     plan: Annotated[
         Path | None, typer.Option(help="the plan of the growth; without it only outputs compare")
     ] = None,
+    report: Report = None,
     json: Json = False,
 ) -> None:
     """Measure whether two models compute the same function."""
     from meristem.tables import verification, verification_data
 
-    with out.command(json):
-        a = _load(model)
-        b = _load(grown)
+    with out.command(json), reported(report, context) as page:
+        page.title = f"{model.name} and {grown.name}"
+        page.model = a = _load(model)
+        page.grown = b = _load(grown)
         if plan is not None:
             b.plan = read_plan(plan)
-        report = _verify(a, b, grown, provider)
+        page.verification = verdicts = _verify(a, b, grown, provider)
         if json:
-            out.data(verification_data(report))
+            out.data(verification_data(verdicts))
         else:
-            out.show(verification(report))
-    raise typer.Exit(out.exit_code(report))
+            out.show(verification(verdicts))
+    raise typer.Exit(out.exit_code(verdicts))
 
 
 app.command()(search)

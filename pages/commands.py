@@ -22,8 +22,8 @@ def sizes_of(plan: Plan, dimensions: Sequence[Dimension]) -> dict[str, int | str
     for name, size in plan.sizes.items():
         kind = name.partition("@")[0].partition("#")[0]
         alike = kinds.get(kind, [])
-        whole = len(alike) > 1 and all(plan.sizes.get(d.name) == size for d in alike)
-        out[kind if whole or name == kind else name] = size
+        whole = bool(alike) and all(plan.sizes.get(d.name) == size for d in alike)
+        out[kind if whole else name] = size
     return out
 
 

@@ -123,7 +123,7 @@ class _Pen:
         count = f"{t.before} → {len(t.new)}" if t.before != len(t.new) else str(len(t.new))
         blocks = f"{count} block" + ("s" if len(t.new) != 1 else "")
         self._text(_PAD, top + 24, blocks, "title", 190)
-        self._text(WIDTH - _PAD, top + 24, _millions(t.parameters), "note end", 170)
+        self._text(WIDTH - _PAD, top + 24, _millions(t.parameters), "note right", 170)
         if t.place:
             self._text(_PAD + 200, top + 24, t.place, "place", 180)
         self.words.append(f"{blocks} in {t.place or 'the model'}, {_sizes_told(t.stream)}".rstrip(", "))
@@ -186,8 +186,8 @@ class _Pen:
         third = w / 3
         self._text(x + 12, y + 21, p.title, "title", third)
         self._text(x + 12 + third, y + 21, p.place, "place", third - 16)
-        self._text(x + w - 12, y + 21, _millions(p.parameters), "note end", third)
-        end = self._sizes(p.sizes, x + 12, y + 30, w - 24) if p.sizes else y + 32
+        self._text(x + w - 12, y + 21, _millions(p.parameters), "note right", third)
+        end = self._sizes(p.sizes, x + 12, y + 30, w - 24) if p.sizes else y + 40
         style = "part grown" if p.grew else "part"
         self.shapes.insert(at, Shape("rect", x, y, style, w, end - y))
         return end

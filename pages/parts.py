@@ -7,8 +7,9 @@ a row for each run of operators that read weights. Titles are for people, and no
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from meristem.pages.growth import Growth
@@ -21,21 +22,14 @@ from meristem.rewrite.stacks import Stack
 from meristem.rewrite.steps import Block
 
 _READS = ("contract", "conv", "grouped_contract", "take", "take_many", "norm", "scan")
-# What a row is titled by, the first that fits: kinds of its dimensions, then kinds of its operators.
-_BY_KIND = (
-    ("experts", "mixture of experts"),
-    ("expert_mlp", "mixture of experts"),
-    ("mlp", "MLP"),
-)
+# What a row may be titled by, in this order; where none fits, by its operators, the first that it has.
+_TITLES = ("attention", "mixture of experts", "convolution", "MLP")
 _BY_OPERATOR = (
-    ("conv", "convolution"),
-    ("grouped_contract", "mixture of experts"),
     ("take", "embedding"),
     ("take_many", "embedding"),
     ("contract", "linear"),
     ("norm", "norm"),
 )
-_STREAMS = ("hidden", "channels")
 
 
 @dataclass(frozen=True)
@@ -165,7 +159,8 @@ class _Finder:
             rows.append(self._part(own))
 
     def _tower(self, stack: Stack) -> Tower:
-        blocks = [self._parts(b) for b in stack.blocks]
+        stream = self._stream(stack)
+        blocks = [self._parts(b, stream) for b in stack.blocks]
         new = tuple(self._is_new(b) for b in stack.blocks)
         kinds: dict[tuple[object, ...], list[int]] = {}
         twins: dict[tuple[object, ...], list[int]] = {}  # by today's sizes, which are all that new ones have
@@ -178,20 +173,24 @@ class _Finder:
                 twins.setdefault(today, own).append(i)
                 if own is not twins[today]:
                     own.append(i)
-        variants = tuple(Variant(tuple(sorted(n)), blocks[n[0]]) for n in kinds.values())
+        variants = tuple(
+            Variant(tuple(sorted(n)), _of_all([blocks[i] for i in n])) for n in kinds.values()
+        )
         ops = [op for b in stack.blocks for op in b.ops]
-        stream = self._sizes(self._stream(stack))
-        return Tower(stack.name, stack.place, new, variants, stream, _count(_weights(ops)))
+        sizes = self._sizes(stream)
+        return Tower(stack.name, stack.place, new, variants, sizes, _count(_weights(ops)))
 
     def _is_new(self, block: Block) -> bool:
         names = [n for w in block.named for n in w.names]
         return bool(names) and all(n in self.growth.fresh for n in names)
 
     def _stream(self, stack: Stack) -> list[Dimension]:
-        found = [d for op in stack.blocks[0].ops for d in self._of([op])]
-        return [d for d in dict.fromkeys(found) if d.kind in _STREAMS]
+        """The dimensions of what goes from block to block."""
+        entry = {a for t in self.eq.of(stack.blocks[0].entry) for a in atoms_of(t) if a.size > 1}
+        found = self._of(op for b in stack.blocks for op in b.ops)
+        return [d for d in found if entry.intersection(atoms_of(d.term))]
 
-    def _parts(self, block: Block) -> tuple[Part, ...]:
+    def _parts(self, block: Block, stream: Sequence[Dimension]) -> tuple[Part, ...]:
         """One for each branch that is added to the stream, in order, and one for what is left."""
         left = dict.fromkeys(block.ops)
         out = []
@@ -201,29 +200,36 @@ class _Finder:
                 for op in own:
                     del left[op]
                 if _weights(own):
-                    out.append(self._part(own))
+                    out.append(self._part(own, stream))
         rest = [op for op in left if op.kind in _READS]
         if _weights(rest) and (not out or any(op.kind != "norm" for op in rest)):
-            out.append(self._part(rest))
+            out.append(self._part(rest, stream))
         return tuple(out)
 
-    def _part(self, ops: Sequence[Op]) -> Part:
+    def _part(self, ops: Sequence[Op], stream: Sequence[Dimension] = ()) -> Part:
+        """``stream`` is what a stack shows once for all its parts."""
         dims = self._of(ops)
         readers = [op for op in ops if op.place and _weights([op])]
         main = [op for op in readers if op.kind in _READS and op.kind != "norm"]
         place = common_place(op.place for op in main or readers)
-        sizes = self._sizes([d for d in dims if d.kind != "hidden"] or dims)
+        sizes = self._sizes([d for d in dims if d not in stream])
         return Part(self._title(ops, dims), place, sizes, _count(_weights(ops)))
 
     def _title(self, ops: Sequence[Op], dims: Sequence[Dimension]) -> str:
-        if any(op in self.softmax for op in ops):
-            return "attention"
+        """What is computed here, in the order of ``_TITLES``; else by the one operator that reads weights."""
         kinds = {d.kind for d in dims}
-        by_kind = next((title for kind, title in _BY_KIND if kind in kinds), None)
-        if by_kind:
-            return by_kind
-        own = {op.kind for op in ops if _weights([op]) or op.kind == "norm"}
-        return next((title for kind, title in _BY_OPERATOR if kind in own), "weights")
+        own = [op for op in ops if _weights([op]) or op.kind == "norm"]
+        count = Counter(op.kind for op in own)
+        facts = {
+            "attention": any(op in self.softmax for op in ops),
+            "mixture of experts": bool(kinds & {"experts", "expert_mlp"}) or count["grouped_contract"] > 0,
+            "convolution": count["conv"] > 0,
+            "MLP": "mlp" in kinds and count["contract"] > 1,
+        }
+        found = [title for title in _TITLES if facts[title]]
+        if found:
+            return ", ".join(found)
+        return next((title for kind, title in _BY_OPERATOR if count[kind]), "weights")
 
     # -- sizes ------------------------------------------------------------------------------------
 
@@ -235,7 +241,8 @@ class _Finder:
     def _sizes(self, dims: Sequence[Dimension]) -> tuple[Size, ...]:
         """By kind, equal ones once, in the order of ``KINDS``."""
         found: dict[tuple[str, int, int], int] = {}
-        for d in sorted(dims, key=lambda d: KINDS.index(d.kind) if d.kind in KINDS else len(KINDS)):
+        told = [d for d in dims if d.kind != "width" or d.growable or d.boundary]  # no sizes of kernels
+        for d in sorted(told, key=lambda d: KINDS.index(d.kind) if d.kind in KINDS else len(KINDS)):
             was = self.growth.before(d)
             key = (d.kind, d.size, d.size if was is None else was)
             found[key] = found.get(key, 0) + 1
@@ -269,6 +276,16 @@ def find_picture(
     return _Finder(graph, eq, list(stacks), dimensions, growth or Growth(None)).picture()
 
 
+def _of_all(blocks: Sequence[Sequence[Part]]) -> tuple[Part, ...]:
+    """The parts of the first block, at the places of all: numbers that differ become stars."""
+    out = []
+    for same in zip(*blocks, strict=True):
+        columns = zip(*(p.place.split(".") for p in same), strict=False)
+        path = ".".join(c[0] if len(set(c)) == 1 else "*" for c in columns)
+        out.append(replace(same[0], place=path))
+    return tuple(out)
+
+
 def _cone(v: Value, inside: Mapping[Op, None]) -> list[Op]:
     """The operators behind a value among some, in their order."""
     found, stack = set(), [v]
@@ -282,7 +299,8 @@ def _cone(v: Value, inside: Mapping[Op, None]) -> list[Op]:
 
 def _weights(ops: Iterable[Op]) -> list[Weight]:
     """Parameters that operators read, each once."""
-    found = (weight_of(v) for op in ops for v in op.inputs)
+    computing = (op for op in ops if weight_of(op.output) is None)  # others only rearrange a weight
+    found = (weight_of(v) for op in computing for v in op.inputs)
     return list(dict.fromkeys(w for w in found if w is not None and w.role == "parameter"))
 
 

@@ -60,7 +60,8 @@
 
   const details = (row) => {
     const box = element("details");
-    box.append(element("summary", `${row[COUNT]} weights${row[PROOF].length ? " and the proof" : ""}`));
+    const many = row[COUNT] === 1 ? "1 weight" : `${row[COUNT]} weights`;
+    box.append(element("summary", row[PROOF].length ? `${many} and the proof` : many));
     box.addEventListener("toggle", () => {
       if (!box.open || box.children.length > 1) return;
       if (row[PROOF].length) box.append(list("Obligations", row[PROOF].map((n) => texts[n])));
@@ -83,7 +84,7 @@
     const grew = row[STATE] === "grown";
     const size = element("td", undefined, "num");
     size.append(element(grew ? "strong" : "span", row[AFTER].toLocaleString("en")));
-    const why = element("td");
+    const why = element("td", undefined, "words");
     if (texts[row[WHY]]) why.append(element("div", texts[row[WHY]]));
     if (row[COUNT]) why.append(details(row));
     const was = row[BEFORE] === null ? "–" : row[BEFORE].toLocaleString("en");
