@@ -57,7 +57,7 @@ def inspect(
     from meristem.tables import inspection, inspection_data
 
     with out.command(json), reported(report, context) as page:
-        page.title = model.name
+        page.files = (model, model)
         page.model = loaded = _load(model)
         with out.progress("solving axes"):
             shown = _of_kind(loaded, kind)
@@ -119,7 +119,7 @@ def grow(
             given=read_given(given),
         )  # fmt: skip
         request = _request(sizes, plan)
-        page.title, page.request = f"{model.name} → {output.name}", getattr(request, "sizes", request)
+        page.files, page.request = (model, output), getattr(request, "sizes", request)
         page.model = loaded = _load(model)
         page.grown = grown = _grow(loaded, request, options)
         verdicts = None
@@ -157,7 +157,7 @@ def verify(
     from meristem.tables import verification, verification_data
 
     with out.command(json), reported(report, context) as page:
-        page.title = f"{model.name} and {grown.name}"
+        page.files = (model, grown)
         page.model = a = _load(model)
         page.grown = b = _load(grown)
         if plan is not None:

@@ -19,7 +19,7 @@ Report = Annotated[
 @dataclass
 class Page:
     """What a command has found so far: ``model``, what it ``grown`` into or is compared with, the
-    ``verification`` of both, and the ``request``."""
+    ``verification`` of both, and the ``request``; ``files`` are the paths of both."""
 
     path: Path | None
     command: str = ""
@@ -27,7 +27,7 @@ class Page:
     grown: Any = None
     verification: Any = None
     request: dict[str, Any] = field(default_factory=dict)
-    title: str = ""
+    files: tuple[Path, Path] | None = None
 
     def write(self, refusal: Exception | None = None) -> None:
         """Write the page; nothing where none is wanted, or nothing was read yet."""
@@ -39,9 +39,16 @@ class Page:
         write_page(
             grown or self.model, self.path, before=self.model if grown else None,
             verification=self.verification, refusal=refusal, request=self.request,
-            title=self.title, command=self.command,
+            title=self._title(), command=self.command,
+            files=None if self.files is None else tuple(map(str, self.files)),
         )  # fmt: skip
         typer.echo(f"the report is in {self.path}", err=True)
+
+    def _title(self) -> str:
+        if self.files is None:
+            return ""
+        names = [p.name for p in self.files]
+        return names[0] if names[0] == names[1] else " → ".join(names)
 
 
 @contextmanager

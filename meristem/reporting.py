@@ -30,6 +30,7 @@ def write_page(
     request: Mapping[str, Any] | None = None,
     title: str = "",
     command: str = "",
+    files: tuple[str, str] | None = None,
 ) -> Path:
     """Write the page of a model: after its growth, where it has a plan.
 
@@ -40,7 +41,7 @@ def write_page(
     path = check_page(path)
     text = page(
         model, before=before, verification=verification, refusal=refusal, request=request,
-        title=title, command=command,
+        title=title, command=command, files=files,
     )  # fmt: skip
     try:
         with tempfile.TemporaryDirectory(prefix=".meristem-", dir=path.parent) as folder:
@@ -63,6 +64,7 @@ def page(
     request: Mapping[str, Any] | None = None,
     title: str = "",
     command: str = "",
+    files: tuple[str, str] | None = None,
 ) -> str:
     """The same as text."""
     from meristem.pages.page import Content
@@ -82,6 +84,7 @@ def page(
             versions=_versions(),
             made=f"{datetime.now(UTC):%Y-%m-%d}",
             request=dict(request or {}),
+            files=files,
         )
     )
 

@@ -10,7 +10,8 @@ from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.plan import Plan
 
 _DEFAULTS = {"method": "preserve", "boundary": "pin", "compensate": "graph", "at": "end", "seed": 0}
-_FILES = {"onnx": ".onnx", "torch": ".pt2"}
+# A model of the API has no path, so files have these names.
+FILES = {"onnx": ("model.onnx", "grown.onnx"), "torch": ("model.pt2", "grown.pt2")}
 
 
 def sizes_of(plan: Plan, dimensions: Sequence[Dimension]) -> dict[str, int | str]:
@@ -28,40 +29,44 @@ def sizes_of(plan: Plan, dimensions: Sequence[Dimension]) -> dict[str, int | str
 
 
 def shell(
-    side: str, sizes: Mapping[str, Any], options: Mapping[str, Any], *, verified: bool
-) -> list[str]:
-    """Lines for a shell; a model of the API has no path, so files have the names of their kinds."""
-    source, grown = (f"{name}{_FILES[side]}" for name in ("model", "grown"))
+    files: tuple[str, str], sizes: Mapping[str, Any], options: Mapping[str, Any], *, verified: bool
+) -> str:
+    """One line for a shell."""
+    source, grown = files
     if not sizes:
-        return [shlex.join(["meristem", "inspect", source, "--report", "report.html"])]
+        words = ["verify", source, grown] if verified else ["inspect", source]
+        return shlex.join(["meristem", *words, "--report", "report.html"])
     words = ["meristem", "grow", source, "-o", grown]
     for selector, size in sizes.items():
         words += ["--set", f"{selector}={size}"]
     for name, value in options.items():
         text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         words += [f"--{name}", text]
-    words += ["--verify"] * verified + ["--report", "report.html"]
-    return [shlex.join(words)]
+    return shlex.join([*words, *["--verify"] * verified, "--report", "report.html"])
 
 
 def python(
-    side: str, sizes: Mapping[str, Any], options: Mapping[str, Any], *, verified: bool
+    files: tuple[str, str],
+    sizes: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    traced: bool,
+    verified: bool,
 ) -> list[str]:
-    """The same in Python."""
-    lines = ["import meristem", ""]
-    if side == "torch":
-        lines.append('model = meristem.trace(module, args)  # or meristem.load("model.pt2")')
-    else:
-        lines.append('model = meristem.load("model.onnx")')
-    if not sizes:
+    """The same in Python; a model that was ``traced`` may be so again."""
+    source, grown = files
+    load = f"model = meristem.load({source!r})"
+    lines = ["import meristem", "", load + ("  # or meristem.trace(module, args)" if traced else "")]
+    if not (sizes or verified):
         return [*lines, 'model.report("report.html")']
-    asked = [f"    {selector!r}: {size!r}," for selector, size in sizes.items()]
     given = "".join(f", {name}={value!r}" for name, value in options.items())
-    short = "{" + ", ".join(line.strip().rstrip(",") for line in asked) + "}"
-    line = f"grown = meristem.grow(model, {short}{given})"
-    if len(line) <= 88:
+    line = f"grown = meristem.grow(model, {dict(sizes)!r}{given})"
+    if not sizes:
+        lines.append(f"grown = meristem.load({grown!r})")
+    elif len(line) <= 88:
         lines.append(line)
     else:
+        asked = (f"    {selector!r}: {size!r}," for selector, size in sizes.items())
         lines += ["sizes = {", *asked, "}", f"grown = meristem.grow(model, sizes{given})"]
     if verified:
         lines.append("report = meristem.verify(model, grown)")
@@ -90,4 +95,4 @@ def needs(plan: Plan) -> list[str]:
     return out
 
 
-__all__ = ["needs", "options_of", "python", "shell", "sizes_of"]
+__all__ = ["FILES", "needs", "options_of", "python", "shell", "sizes_of"]

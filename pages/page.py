@@ -43,7 +43,8 @@ class Side:
 class Content:
     """What a page is about. ``shown`` is the model (after its growth, where there was one), ``before`` the
     one that grew; ``verification`` is a ``verify.report.Report``; ``refusal`` the error of a request that
-    was refused; ``command`` what was typed, where that is known; ``versions`` are (name, version)."""
+    was refused; ``command`` what was typed, where that is known; ``versions`` are (name, version); ``request``
+    are the sizes that were asked for, ``files`` the paths of both models."""
 
     title: str
     shown: Side
@@ -56,6 +57,7 @@ class Content:
     versions: Sequence[tuple[str, str]] = ()
     made: str = ""
     request: dict[str, Any] = field(default_factory=dict)
+    files: tuple[str, str] | None = None
 
 
 def assemble(c: Content) -> dict[str, Any]:
@@ -274,12 +276,13 @@ def _commands(c: Content, source: Side) -> dict[str, Any]:
     sizes = c.request or (commands.sizes_of(c.plan, source.dimensions) if c.plan else {})
     options = commands.options_of(c.plan) if c.plan else {}
     verified = c.verification is not None
-    line = [c.command] if c.command else commands.shell(
-        source.carrier, sizes, options, verified=verified
-    )  # fmt: skip
+    files = c.files or commands.FILES[source.carrier]
+    again = commands.python(
+        files, sizes, options, traced=source.carrier == "torch", verified=verified
+    )
     return {
-        "shell": line,
-        "python": commands.python(source.carrier, sizes, options, verified=verified),
+        "shell": c.command or commands.shell(files, sizes, options, verified=verified),
+        "python": again,
         "needs": commands.needs(c.plan) if c.plan else [],
         "seed": c.plan.seed if c.plan else None,
     }
