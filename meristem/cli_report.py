@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 Report = Annotated[
-    Path | None, typer.Option("--report", help="write a page for a browser: what was found, and why")
+    Path | None,
+    typer.Option("--report", help="write a page for a browser: what was found, and why"),
 ]
 
 

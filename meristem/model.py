@@ -128,7 +128,9 @@ class Model:
         from meristem.tables import rows
 
         found = rows(self.dimensions)
-        free = [(kind, place, size, weights) for kind, place, size, weights, why in found if not why]
+        free = [
+            (kind, place, size, weights) for kind, place, size, weights, why in found if not why
+        ]
         pinned = [(kind, place, size, why) for kind, place, size, _, why in found if why]
         parts = [line(f"{self.parameters:,} parameters, from {self.side.name}", muted=True)]
         if free:
@@ -220,7 +222,7 @@ class Model:
         """Write a page about the model: its blocks, its dimensions, and its growth with the proof.
 
         ``before`` is the model that grew (then parameters and FLOPs are compared), ``verification`` what
-        ``meristem.verify`` gave for both. One .html file that needs nothing besides; a page that is there is
+        ``meristem.verify`` gave for both. One .html file that needs nothing besides; one that is there is
         replaced. docs/report.md shows one. Raises OutputError where it cannot be written.
         """
         from meristem.reporting import write_page

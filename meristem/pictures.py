@@ -74,9 +74,7 @@ def _parts(model: Model) -> list[tuple[str, str, int]]:
     """(name, sizes, parameters) of the parts of a picture."""
     from meristem.pages.parts import Tower, find_picture
 
-    picture = find_picture(
-        model.graph, model.equations, model.stacks.values(), model.dimensions
-    )
+    picture = find_picture(model.graph, model.equations, model.stacks.values(), model.dimensions)
     out: list[tuple[str, str, int]] = []
     for row in picture.rows:
         if isinstance(row, Tower):
@@ -87,7 +85,13 @@ def _parts(model: Model) -> list[tuple[str, str, int]]:
                     for p in v.parts
                 ]  # fmt: skip
         else:
-            out.append((f"{row.title} ({row.place})" if row.place else row.title, _sizes(row), row.parameters))
+            out.append(
+                (
+                    f"{row.title} ({row.place})" if row.place else row.title,
+                    _sizes(row),
+                    row.parameters,
+                )
+            )
     return out
 
 

@@ -35,8 +35,8 @@ def write_page(
     """Write the page of a model: after its growth, where it has a plan.
 
     ``before`` is the model that grew, ``verification`` the Report of both, ``refusal`` the error of a
-    ``request`` that was refused. A page that is there is replaced, at once or not at all. Raises OutputError
-    where ``path`` is no .html, or cannot be written.
+    ``request`` that was refused. A page that is there is replaced, at once or not at all. Raises
+    OutputError where ``path`` is no .html, or cannot be written.
     """
     path = check_page(path)
     text = page(
@@ -98,7 +98,8 @@ def check_page(path: str | Path) -> Path:
         )
     if not path.parent.is_dir():
         raise OutputError(
-            f"{path} cannot be written: {path.parent} is not a folder; make it first", path=str(path)
+            f"{path} cannot be written: {path.parent} is not a folder; make it first",
+            path=str(path),
         )
     if path.is_dir():
         raise OutputError(f"{path} is a folder; give the path of a file", path=str(path))

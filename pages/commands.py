@@ -56,7 +56,11 @@ def python(
     """The same in Python; a model that was ``traced`` may be so again."""
     source, grown = files
     load = f"model = meristem.load({source!r})"
-    lines = ["import meristem", "", load + ("  # or meristem.trace(module, args)" if traced else "")]
+    lines = [
+        "import meristem",
+        "",
+        load + ("  # or meristem.trace(module, args)" if traced else ""),
+    ]
     if not (sizes or verified):
         return [*lines, 'model.report("report.html")']
     given = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -85,9 +89,13 @@ def needs(plan: Plan) -> list[str]:
     given = {n for p in plan.steps for n in p.given}
     out = []
     if given:
-        out.append(f"the values that were given for {', '.join(sorted(given)[:4])}; the plan holds them")
+        out.append(
+            f"the values that were given for {', '.join(sorted(given)[:4])}; the plan holds them"
+        )
     if plan.learned:
-        out.append("what was learned on batches; the plan holds it, so that replaying the plan needs none")
+        out.append(
+            "what was learned on batches; the plan holds it, so that replaying the plan needs none"
+        )
     if any(p.statistics for p in plan.steps):
         out.append("statistics that were measured on batches; the plan holds them")
     if any(d.partition(":")[1] for p in plan.steps for e in p.weights.values() for d in e.donors):

@@ -126,7 +126,9 @@ class _Pen:
         self._text(WIDTH - _PAD, top + 24, _millions(t.parameters), "note right", 170)
         if t.place:
             self._text(_PAD + 200, top + 24, t.place, "place", 180)
-        self.words.append(f"{blocks} in {t.place or 'the model'}, {_sizes_told(t.stream)}".rstrip(", "))
+        self.words.append(
+            f"{blocks} in {t.place or 'the model'}, {_sizes_told(t.stream)}".rstrip(", ")
+        )
         y = self._squares(t.new, top + 38)
         if t.stream:
             y = self._sizes(t.stream, _PAD, y + 2, WIDTH - 2 * _PAD)
@@ -220,7 +222,9 @@ class _Pen:
     def _text(self, x: float, y: float, text: str, style: str, room: float) -> None:
         if text:
             cut = _cut(text, int(room / _LETTER))
-            self.shapes.append(Shape("text", x, y, style, text=cut, full="" if cut == text else text))
+            self.shapes.append(
+                Shape("text", x, y, style, text=cut, full="" if cut == text else text)
+            )
 
 
 def _cut(text: str, most: int) -> str:

@@ -39,10 +39,10 @@ class _Texts:
 def table(
     dimensions: Sequence[Dimension], growth: Growth, obligations: Mapping[str, Sequence[str]]
 ) -> dict[str, Any]:
-    """JSON-ready rows [name, before, after, state, why, weights, proof, number of weights], grown ones first.
+    """JSON-ready rows [name, before, after, state, why, weights, proof, number of weights].
 
-    ``before`` is null where a new block brought the dimension; ``state`` is grown, new, free or pinned; why
-    and proof are numbers of ``texts``, weights are pairs of a number of ``weights`` and an axis.
+    Grown ones stand first. ``before`` is null where a new block brought the dimension; ``state`` is
+    grown, new, free or pinned; why and proof are numbers of ``texts``, weights are pairs of a number of ``weights`` and an axis.
     ``obligations`` maps names of dimensions to lines of the proof (``obligations_of``).
     """
     texts, weights = _Texts(), _Texts()
@@ -59,7 +59,9 @@ def table(
         else:
             state = "free" if d.pinned is None else "pinned"
         flat = [x for n, axis in d.weights[:MOST_WEIGHTS] for x in (weights(n), axis)]
-        proof = [texts(line) for line in obligations.get(name or "", ())] if state == "grown" else []
+        proof = (
+            [texts(line) for line in obligations.get(name or "", ())] if state == "grown" else []
+        )
         rows.append([d.name, before, d.size, state, texts(why), flat, proof, len(d.weights)])
     rows.sort(key=lambda row: _STATES.index(row[3]))
     return {"texts": texts.all, "weights": [_weight(n, growth) for n in weights.all], "rows": rows}
@@ -83,7 +85,8 @@ def obligations_of(
 ) -> dict[str, list[str]]:
     """Lines of the proof by the names of the dimensions that they are about.
 
-    A line names an operator and its place; it is about the dimensions whose axes the operator reads.
+    A line names an operator and its place. It is about the axes that are summed there, which the result
+    lacks; where none is (a norm), about all that are read.
     """
     lines: dict[str, list[str]] = {}
     for line in proof:
@@ -95,13 +98,18 @@ def obligations_of(
         for a in atoms_of(d.term):
             if a.size > 1:
                 owners.setdefault(a, []).append(d.name)
-    out: dict[str, dict[str, None]] = {}
+    summed: dict[str, set[Term]] = {}
+    read: dict[str, set[Term]] = {}
     for op in graph.ops if lines else ():
-        about = lines.get(op.where, ())
-        if not about:
-            continue
-        atoms = {a for v in op.inputs for t in eq.of(v) for a in atoms_of(t)}
-        for name in dict.fromkeys(n for a in atoms for n in owners.get(a, ())):
+        if op.where in lines:
+            ins = {a for v in op.inputs for t in eq.of(v) for a in atoms_of(t)}
+            outs = {a for v in op.outputs for t in eq.of(v) for a in atoms_of(t)}
+            summed.setdefault(op.where, set()).update(ins - outs)
+            read.setdefault(op.where, set()).update(ins)
+    out: dict[str, dict[str, None]] = {}
+    for where, about in lines.items():
+        atoms = [a for a in summed.get(where, ()) if a in owners] or read.get(where, ())
+        for name in {n for a in atoms for n in owners.get(a, ())}:
             out.setdefault(name, {}).update(dict.fromkeys(about))
     return {name: list(found) for name, found in out.items()}
 

@@ -61,7 +61,9 @@ class Growth:
             weight = p.moves.get(weight, weight)
         return weight
 
-    def shapes(self, weight: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]] | None:
+    def shapes(
+        self, weight: str
+    ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]] | None:
         """(before, after, kinds of fills) of a weight by its name before; None where it does not change."""
         recipes = [p.weights[weight] for p in self.steps if weight in p.weights]
         if not recipes:

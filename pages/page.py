@@ -43,8 +43,8 @@ class Side:
 class Content:
     """What a page is about. ``shown`` is the model (after its growth, where there was one), ``before`` the
     one that grew; ``verification`` is a ``verify.report.Report``; ``refusal`` the error of a request that
-    was refused; ``command`` what was typed, where that is known; ``versions`` are (name, version); ``request``
-    are the sizes that were asked for, ``files`` the paths of both models."""
+    was refused; ``command`` what was typed, where that is known; ``versions`` are (name, version);
+    ``request`` are the sizes that were asked for, ``files`` the paths of both models."""
 
     title: str
     shown: Side
@@ -112,7 +112,7 @@ def _flops_notes(c: Content) -> list[str]:
     more = f" and {len(flops.inputs) - 3} more" if len(flops.inputs) > 3 else ""
     out = [
         f"counted on the program at {at}{more}: products of matrices and convolutions, 2 for every "
-        "multiplication with its addition; sums, norms and activations are left out, as torch's counter does"
+        "multiplication with its addition; sums, norms and activations are left out, as by torch"
     ]
     if c.before and dict(c.before.flops.inputs) != dict(flops.inputs):
         out.append("the two models were counted at other shapes, so their FLOPs do not compare")
@@ -218,7 +218,9 @@ def _verdict(c: Content) -> dict[str, str]:
         if c.plan is None:
             return {"sign": "", "style": "plain", "text": "what can grow, and what pins the rest"}
         proved = "proved to compute the same; not measured on this page"
-        text = proved if not c.plan.approximate else "another function, as the plan says; not measured"
+        text = (
+            proved if not c.plan.approximate else "another function, as the plan says; not measured"
+        )
         return {"sign": "–", "style": "plain", "text": text}
     text = str(report).splitlines()[0]
     if not report.ok:
@@ -242,7 +244,9 @@ def _level(name: str, v: Any) -> dict[str, Any]:
         "name": name,
         "word": v.word,
         "sign": words.SIGNS[v.word],
-        "style": {"differs": "bad", "approximate": "near", "not checked": "plain"}.get(v.word, "good"),
+        "style": {"differs": "bad", "approximate": "near", "not checked": "plain"}.get(
+            v.word, "good"
+        ),
         "about": words.LEVELS.get(name, ""),
         "meaning": words.VERDICTS[v.word],
         "reason": v.reason,

@@ -1,8 +1,8 @@
 """What a picture of a model shows: stacks of repeated blocks, their branches, and what stands between.
 
 Every row is found in the view. A stack is one of ``rewrite.stacks``; a branch is what is added to its
-stream, titled by what it holds (an attention, units of an MLP, convolutions); what lies outside of stacks is
-a row for each run of operators that read weights. Titles are for people, and nothing rests on them.
+stream, titled by what it holds (attention, units of an MLP, convolutions); what lies outside of stacks is
+a row for each run of operators that read weights. Titles are for people; nothing rests on them.
 """
 
 from __future__ import annotations
@@ -163,7 +163,9 @@ class _Finder:
         blocks = [self._parts(b, stream) for b in stack.blocks]
         new = tuple(self._is_new(b) for b in stack.blocks)
         kinds: dict[tuple[object, ...], list[int]] = {}
-        twins: dict[tuple[object, ...], list[int]] = {}  # by today's sizes, which are all that new ones have
+        twins: dict[
+            tuple[object, ...], list[int]
+        ] = {}  # by today's sizes, which are all that new ones have
         for i in sorted(range(len(blocks)), key=lambda i: new[i]):
             today = tuple((p.title, *((s.kind, s.after) for s in p.sizes)) for p in blocks[i])
             if new[i] and today in twins:
@@ -216,13 +218,14 @@ class _Finder:
         return Part(self._title(ops, dims), place, sizes, _count(_weights(ops)))
 
     def _title(self, ops: Sequence[Op], dims: Sequence[Dimension]) -> str:
-        """What is computed here, in the order of ``_TITLES``; else by the one operator that reads weights."""
+        """What is computed here, in the order of ``_TITLES``; else by an operator that reads weights."""
         kinds = {d.kind for d in dims}
         own = [op for op in ops if _weights([op]) or op.kind == "norm"]
         count = Counter(op.kind for op in own)
         facts = {
             "attention": any(op in self.softmax for op in ops),
-            "mixture of experts": bool(kinds & {"experts", "expert_mlp"}) or count["grouped_contract"] > 0,
+            "mixture of experts": bool(kinds & {"experts", "expert_mlp"})
+            or count["grouped_contract"] > 0,
             "convolution": count["conv"] > 0,
             "MLP": "mlp" in kinds and count["contract"] > 1,
         }
@@ -241,7 +244,9 @@ class _Finder:
     def _sizes(self, dims: Sequence[Dimension]) -> tuple[Size, ...]:
         """By kind, equal ones once, in the order of ``KINDS``."""
         found: dict[tuple[str, int, int], int] = {}
-        told = [d for d in dims if d.kind != "width" or d.growable or d.boundary]  # no sizes of kernels
+        told = [
+            d for d in dims if d.kind != "width" or d.growable or d.boundary
+        ]  # no sizes of kernels
         for d in sorted(told, key=lambda d: KINDS.index(d.kind) if d.kind in KINDS else len(KINDS)):
             was = self.growth.before(d)
             key = (d.kind, d.size, d.size if was is None else was)

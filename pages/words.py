@@ -7,13 +7,15 @@ from collections.abc import Iterable
 
 STRATEGIES = {
     "zero": "of every product over new coordinates one factor is zero, so each old sum is what it was",
-    "mean": "new coordinates are the mean of the old, which leaves the mean that a norm takes where it was",
+    "mean": "new coordinates are the mean of the old, which leaves the mean in a norm where it was",
     "statistics": "norms take mean and variance over the old coordinates alone, by operators that are added",
     "copy": "every coordinate is repeated, and what sums the copies is shared evenly among them",
     "circular": "new coordinates repeat the old in turn, and what sums them is shared entry by entry",
     "replicas": "new coordinates repeat old ones drawn at random, and what sums them is shared among all",
     "pair": "new coordinates come in equal pairs, which what sums them reads with opposite signs",
     "incoming": "new units are zero, and what sums them starts where their gradient is largest",
+    "upcycle": "every expert is the MLP that was there, and what a token weighs them by sums to one",
+    "resized": "larger images in the same patches, whose positions are resized: another function",
     "rms": "new units are drawn like the old, and sums are scaled by sqrt(n / n'), another function",
 }
 DEPTH = {
@@ -21,6 +23,7 @@ DEPTH = {
     "cancel": "a new block holds two halves that cancel, so it adds nothing to its stream until they part",
     "net2deeper": "a new layer is the identity behind an activation that changes nothing when repeated",
     "stack": "blocks are copied in order, which is another function: its error is measured",
+    "learned": "blocks are copied and combined as was learned on batches, which is another function",
     "split": "the copies of a block share what it did, which is nearly the same function",
 }
 FILLS = {
@@ -39,7 +42,13 @@ VERDICTS = {
     "approximate": "another function, as the plan says; the error is measured",
     "not checked": "not measured, which is never counted as passed",
 }
-SIGNS = {"bit-exact": "✓", "noise-floor": "✓", "differs": "✗", "approximate": "≈", "not checked": "–"}
+SIGNS = {
+    "bit-exact": "✓",
+    "noise-floor": "✓",
+    "differs": "✗",
+    "approximate": "≈",
+    "not checked": "–",
+}
 LEVELS = {
     "algebra": "both programs in float64: at most 1e-10 of the largest entry may differ",
     "deployment": "the real file and its own numbers, in the runtime: at most 4 times the error that the "

@@ -18,9 +18,9 @@ from meristem.rewrite.graph import Graph, Op, Value
 
 @dataclass(frozen=True)
 class Flops:
-    """``total`` of one run; ``by`` splits it by the kinds of operators; ``unknown`` counts operators without
-    semantics by their native names, of which nothing is known (the total is too low by theirs); ``inputs``
-    are the shapes that it was counted at."""
+    """``total`` of one run; ``by`` splits it by the kinds of operators; ``unknown`` counts operators
+    without semantics by their native names, of which nothing is known (the total is too low by theirs);
+    ``inputs`` are the shapes that it was counted at."""
 
     total: int
     by: Mapping[str, int] = field(default_factory=dict)

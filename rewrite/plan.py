@@ -182,7 +182,10 @@ class Plan:
         weights = len({n for p in self.steps for n in p.weights})
         parts = [
             table("what grows", ("dimension", ">before", ">after", "how"), rows),
-            line(f"{weights} weights grow or change; {len(self.proof)} obligations are met", muted=True),
+            line(
+                f"{weights} weights grow or change; {len(self.proof)} obligations are met",
+                muted=True,
+            ),
         ]
         parts += [line(f"does not preserve the function: {row}") for row in self.approximate[:3]]
         return box(f"Plan: {self.method}", *parts)

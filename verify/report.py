@@ -170,7 +170,11 @@ class Report:
         rows = []
         for name, v in self.levels.items():
             near = v.worst
-            numbers = ("", "", "") if near is None else (f"{near.error:.1e}", f"{near.limit:.1e}", near.what)
+            numbers = (
+                ("", "", "")
+                if near is None
+                else (f"{near.error:.1e}", f"{near.limit:.1e}", near.what)
+            )
             rows.append((name, v.word, *numbers))
         columns = ("level", "verdict", ">error", ">limit", "where it comes nearest")
         reasons = [line(f"{n}: {v.reason}", muted=True) for n, v in self.levels.items() if v.reason]

@@ -71,7 +71,9 @@ class Browser:
 
     def rows(self) -> list[str]:
         """Names of the rows that the table of dimensions shows."""
-        return self.run("return [...document.querySelectorAll('#table tbody th')].map(e => e.textContent)")
+        return self.run(
+            "return [...document.querySelectorAll('#table tbody th')].map(e => e.textContent)"
+        )
 
     def press(self, *keys: str) -> None:
         """Keys, to whatever has the focus."""

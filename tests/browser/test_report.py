@@ -1,5 +1,6 @@
 """The page of a report, as a browser shows it and a keyboard drives it."""
 
+import itertools
 import json
 import re
 from importlib.resources import files
@@ -22,7 +23,9 @@ def messages(browser):
 def requests(browser):
     """Addresses that were asked for since the last look."""
     log = (json.loads(e["message"])["message"] for e in browser.driver.get_log("performance"))
-    return [m["params"]["request"]["url"] for m in log if m["method"] == "Network.requestWillBeSent"]
+    return [
+        m["params"]["request"]["url"] for m in log if m["method"] == "Network.requestWillBeSent"
+    ]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -51,7 +54,12 @@ def test_names_that_look_like_markup_are_text(browser, model, tmp_path):
     pinned = Dimension(f"mlp@{nasty}", "mlp", 4, nasty, ((nasty, 0),), f"because {nasty}")
     side = Side(model.graph, model.equations, [], [pinned], model.parameters, "torch")
     content = Content(
-        nasty, side, refusal=ValueError(nasty), notes=[nasty], command=nasty, versions=[(nasty, nasty)]
+        nasty,
+        side,
+        refusal=ValueError(nasty),
+        notes=[nasty],
+        command=nasty,
+        versions=[(nasty, nasty)],
     )
     page = tmp_path / "nasty.html"
     page.write_text(render(content), encoding="utf-8")
@@ -86,7 +94,9 @@ def test_the_search_box_filters(browser, grown_page):
 def test_sorting_is_told(browser, grown_page):
     browser.open(grown_page)
     size = browser.find("#table thead button[data-column='2']")
-    sizes = "return [...document.querySelectorAll('#table tbody tr')].map(r => +r.cells[2].textContent)"
+    sizes = (
+        "return [...document.querySelectorAll('#table tbody tr')].map(r => +r.cells[2].textContent)"
+    )
     for word, flip in (("ascending", False), ("descending", True)):
         size.click()
         assert size.find_element("xpath", "..").get_attribute("aria-sort") == word
@@ -115,7 +125,12 @@ def test_ten_thousand_dimensions_are_searched_at_once(browser, large_page, capsy
         return performance.now() - start;
     """
     times = {}
-    for words, hits in (("layers.77.", 4), ("mlp@*.1.experts.*", 4), ("logits_3", None), ("", MANY)):
+    for words, hits in (
+        ("layers.77.", 4),
+        ("mlp@*.1.experts.*", 4),
+        ("logits_3", None),
+        ("", MANY),
+    ):
         times[words] = browser.run(timed, words)
         count = browser.text("#count")
         if hits is not None:
@@ -126,7 +141,9 @@ def test_ten_thousand_dimensions_are_searched_at_once(browser, large_page, capsy
     with capsys.disabled():
         shown = ", ".join(f"{words!r} {ms:.1f} ms" for words, ms in times.items())
         size = large_page.stat().st_size
-        print(f"\n{MANY:,} dimensions: {size:,} bytes, loaded in {loaded:.0f} ms, searched: {shown}")
+        print(
+            f"\n{MANY:,} dimensions: {size:,} bytes, loaded in {loaded:.0f} ms, searched: {shown}"
+        )
 
 
 # -- for everybody ---------------------------------------------------------------------------------
@@ -134,7 +151,11 @@ def test_ten_thousand_dimensions_are_searched_at_once(browser, large_page, capsy
 
 @pytest.mark.parametrize(
     ("name", "dark", "width"),
-    [*((name, False, 1100) for name in PAGES), ("grown_page", True, 1100), ("refused_page", True, 360)],
+    [
+        *((name, False, 1100) for name in PAGES),
+        ("grown_page", True, 1100),
+        ("refused_page", True, 360),
+    ],
 )
 def test_the_rules_of_accessibility_hold(name, dark, width, browser, request):
     browser.open(request.getfixturevalue(name), dark=dark, width=width)
@@ -191,19 +212,25 @@ def test_more_rows_take_the_keyboard_with_them(browser, large_page):
     browser.open(large_page)
     browser.run("document.getElementById('more').focus()")
     browser.press(Keys.ENTER)
-    at = browser.run("return [...document.activeElement.parentNode.children].indexOf(document.activeElement)")
+    at = browser.run(
+        "return [...document.activeElement.parentNode.children].indexOf(document.activeElement)"
+    )
     assert at == 100
 
 
 def test_headings_and_landmarks_are_in_order(browser, grown_page):
     browser.open(grown_page)
-    levels = browser.run("return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])")
+    levels = browser.run(
+        "return [...document.querySelectorAll('h1,h2,h3,h4')].map(h => +h.tagName[1])"
+    )
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
     for landmark in ("header", "nav[aria-label]", "main", "footer", "form[role=search]"):
         assert browser.find(landmark)
-    targets = browser.run("return [...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))")
+    targets = browser.run(
+        "return [...document.querySelectorAll('nav a')].map(a => a.getAttribute('href'))"
+    )
     assert all(browser.find(target) for target in targets)
     drawn = browser.text("svg.blocks desc")
     assert "2 → 4 blocks in blocks, hidden 16 to 24" in drawn
