@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 STRATEGIES = {
-    "zero": "of every product over new coordinates one factor is zero, so each old sum is what it was",
+    "zero": "of every product over new coordinates a factor is zero, so each old sum is what it was",
     "mean": "new coordinates are the mean of the old, which leaves the mean in a norm where it was",
     "statistics": "norms take mean and variance over the old coordinates alone, by operators that are added",
     "copy": "every coordinate is repeated, and what sums the copies is shared evenly among them",
