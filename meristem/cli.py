@@ -16,7 +16,7 @@ import typer
 
 from meristem import cli_output as out
 from meristem.cli_arguments import grow_options, parse_at, parse_sizes, read_given, read_plan
-from meristem.cli_report import Report, reported
+from meristem.cli_report import Page, reported
 from meristem.cli_search import search
 
 app = typer.Typer(
@@ -50,15 +50,15 @@ def inspect(
     context: typer.Context,
     model: Source,
     kind: Annotated[str | None, typer.Option(help="only dimensions of this kind")] = None,
-    report: Report = None,
+    page: Page = None,
     json: Json = False,
 ) -> None:
     """List the dimensions of a model: what can grow, and what pins the rest."""
     from meristem.tables import inspection, inspection_data
 
-    with out.command(json), reported(report, context) as page:
-        page.files = (model, model)
-        page.model = loaded = _load(model)
+    with out.command(json), reported(page, context) as told:
+        told.files = (model, model)
+        told.model = loaded = _load(model)
         with out.progress("solving axes"):
             shown = _of_kind(loaded, kind)
         if json:
@@ -104,13 +104,13 @@ def grow(
         bool, typer.Option("--verify", help="measure before anything is written")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="replace files that exist")] = False,
-    report: Report = None,
+    page: Page = None,
     json: Json = False,
 ) -> None:
     """Write a larger model that computes the same function."""
     from meristem.tables import growth, growth_data
 
-    with out.command(json), reported(report, context) as page:
+    with out.command(json), reported(page, context) as told:
         from meristem.writing import Outputs
 
         outputs = Outputs(model, output, save_plan, force=force)
@@ -119,23 +119,24 @@ def grow(
             given=read_given(given),
         )  # fmt: skip
         request = _request(sizes, plan)
-        page.files, page.request = (model, output), getattr(request, "sizes", request)
-        page.model = loaded = _load(model)
-        page.grown = grown = _grow(loaded, request, options)
-        verdicts = None
+        told.files, told.request = (model, output), getattr(request, "sizes", request)
+        told.model = loaded = _load(model)
+        told.grown = grown = _grow(loaded, request, options)
+        report = None
         with outputs.staged() as staged:
             with out.progress(f"writing {output.name}"):
                 grown.save(staged.model)
                 if staged.plan is not None:
                     staged.plan.write_text(grown.plan.to_json() + "\n", encoding="utf-8")
             if verify:
-                page.verification = verdicts = _verify(loaded, grown, staged.model, None)
-            code = 0 if verdicts is None else out.exit_code(verdicts)
+                report = _verify(loaded, grown, staged.model, None)
+            code = 0 if report is None else out.exit_code(report)
+            told.verification = report
             written = staged.publish() if code == 0 else []
         if json:
-            out.data(growth_data(loaded, grown, model, written, verdicts))
+            out.data(growth_data(loaded, grown, model, written, report))
         else:
-            out.show(growth(loaded, grown, model, written, verdicts))
+            out.show(growth(loaded, grown, model, written, report))
     raise typer.Exit(code)
 
 
@@ -150,24 +151,25 @@ def verify(
     plan: Annotated[
         Path | None, typer.Option(help="the plan of the growth; without it only outputs compare")
     ] = None,
-    report: Report = None,
+    page: Page = None,
     json: Json = False,
 ) -> None:
     """Measure whether two models compute the same function."""
     from meristem.tables import verification, verification_data
 
-    with out.command(json), reported(report, context) as page:
-        page.files = (model, grown)
-        page.model = a = _load(model)
-        page.grown = b = _load(grown)
+    with out.command(json), reported(page, context) as told:
+        told.files = (model, grown)
+        told.model = a = _load(model)
+        told.grown = b = _load(grown)
         if plan is not None:
             b.plan = read_plan(plan)
-        page.verification = verdicts = _verify(a, b, grown, provider)
+        report = _verify(a, b, grown, provider)
         if json:
-            out.data(verification_data(verdicts))
+            out.data(verification_data(report))
         else:
-            out.show(verification(verdicts))
-    raise typer.Exit(out.exit_code(verdicts))
+            out.show(verification(report))
+        told.verification = report
+    raise typer.Exit(out.exit_code(report))
 
 
 app.command()(search)

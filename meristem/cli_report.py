@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-Report = Annotated[
+Page = Annotated[
     Path | None,
     typer.Option("--report", help="write a page for a browser: what was found, and why"),
 ]
 
 
 @dataclass
-class Page:
+class Told:
     """What a command has found so far: ``model``, what it ``grown`` into or is compared with, the
     ``verification`` of both, and the ``request``; ``files`` are the paths of both."""
 
@@ -53,24 +53,24 @@ class Page:
 
 
 @contextmanager
-def reported(path: Path | None, context: typer.Context) -> Iterator[Page]:
+def reported(path: Path | None, context: typer.Context) -> Iterator[Told]:
     """A page that is written when the command has done its work, or has refused it.
 
     Raises OutputError before any work where the page cannot be written.
     """
     from meristem.rewrite.errors import MeristemError
 
-    page = Page(path, typed(context))
+    told = Told(path, typed(context))
     if path is not None:
         from meristem.reporting import check_page
 
         check_page(path)
     try:
-        yield page
+        yield told
     except MeristemError as error:
-        page.write(error)
+        told.write(error)
         raise
-    page.write()
+    told.write()
 
 
 def typed(context: typer.Context) -> str:

@@ -43,7 +43,8 @@ def table(
 
     Grown ones stand first. ``before`` is null where a new block brought the dimension; ``state`` is
     grown, new, free or pinned; why and proof are numbers of ``texts``, weights are pairs of a number of
-    ``weights`` and an axis. ``obligations`` maps names of dimensions to lines of the proof (``obligations_of``).
+    ``weights`` and an axis. ``obligations`` maps names of dimensions to lines of the proof
+    (``obligations_of``).
     """
     texts, weights = _Texts(), _Texts()
     depth = method(growth.plan.method).depth if growth.plan else "identity"

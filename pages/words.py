@@ -8,7 +8,7 @@ from collections.abc import Iterable
 STRATEGIES = {
     "zero": "of every product over new coordinates a factor is zero, so each old sum is what it was",
     "mean": "new coordinates are the mean of the old, which leaves the mean in a norm where it was",
-    "statistics": "norms take mean and variance over the old coordinates alone, by operators that are added",
+    "statistics": "norms take mean and variance over the old coordinates alone, by added operators",
     "copy": "every coordinate is repeated, and what sums the copies is shared evenly among them",
     "circular": "new coordinates repeat the old in turn, and what sums them is shared entry by entry",
     "replicas": "new coordinates repeat old ones drawn at random, and what sums them is shared among all",
