@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full test-browser chromium pictures lint format bench clean
+.PHONY: help install demo test test-full pictures lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -34,6 +34,8 @@ demo: $(READY)  ## grow a trained model and watch it compute the same
 test: $(READY)  ## the tests of every change
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not full and not browser" $(ARGS)
 
+# No browser is needed for anything else.
+.PHONY: test-browser chromium
 test-browser: $(READY) chromium  ## the pages of reports in a real browser
 	@$(PIP) --group browser
 	@$(PIP) --no-deps --group axe
