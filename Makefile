@@ -33,12 +33,28 @@ demo: $(READY)  ## grow a trained model and watch it compute the same
 	@$(BIN)/python -m meristem demo
 
 test: $(READY)  ## the tests of every change
-	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not full" $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not full and not browser" $(ARGS)
+
+# No browser is needed for anything else.
+.PHONY: test-browser chromium
+test-browser: $(READY) chromium  ## the pages of reports in a real browser
+	@$(PIP) --group browser
+	@$(PIP) --no-deps --group axe
+	@$(BIN)/pytest -m browser tests/browser $(ARGS)
+
+# Debian's chromium and the driver that goes with it; who may not install them is told what to do.
+chromium:
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+	echo "the browser tests need chromium and chromedriver: apt-get install chromium chromium-driver," \
+	"or name others in CHROMIUM and CHROMEDRIVER" >&2; test -n "$$CHROMIUM$$CHROMEDRIVER"; exit; }; \
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	chromium chromium-driver >/dev/null; }
 
 # In parts, each with a record of its own, so that a run which was interrupted goes on; `make clean` starts
 # anew. The last four split what is marked as full by the names of its cases, so that none is left out.
 PARTS := quick rest dynamic-23 static-20 static-23
-SELECT_quick := -m "not full"
+SELECT_quick := -m "not full and not browser"
 SELECT_rest := -m full -k "not (True-23 or False-20 or False-23)"
 SELECT_dynamic-23 := -m full -k True-23
 SELECT_static-20 := -m full -k False-20

@@ -24,6 +24,7 @@ from meristem.cli_arguments import (
     read_plan,
 )
 from meristem.cli_pipes import STREAM, Sent, received, refuse_two
+from meristem.cli_report import Page, reported
 from meristem.cli_search import search
 
 app = typer.Typer(
@@ -56,16 +57,19 @@ def version(
 
 @app.command()
 def inspect(
+    context: typer.Context,
     model: Source,
     kind: Annotated[str | None, typer.Option(help="only dimensions of this kind")] = None,
+    page: Page = None,
     json: Json = False,
 ) -> None:
     """List the dimensions of a model: what can grow, and what pins the rest."""
     from meristem.tables import inspection, inspection_data
 
-    with out.command(json) as scope:
+    with out.command(json) as scope, reported(page, context) as told:
         model = received(model, scope)
-        loaded = _load(model)
+        told.files = (model, model)
+        told.model = loaded = _load(model)
         with out.progress("solving axes"):
             shown = _of_kind(loaded, kind)
         if json:
@@ -76,6 +80,7 @@ def inspect(
 
 @app.command()
 def grow(
+    context: typer.Context,
     model: Source,
     output: Annotated[
         Path,
@@ -113,12 +118,13 @@ def grow(
         bool, typer.Option("--verify", help="measure before anything is written")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="replace files that exist")] = False,
+    page: Page = None,
     json: Json = False,
 ) -> None:
     """Write a larger model that computes the same function."""
     from meristem.tables import growth, growth_data
 
-    with out.command(json) as scope:
+    with out.command(json) as scope, reported(page, context) as told:
         from meristem.writing import Outputs
 
         if json and str(output) == STREAM:
@@ -131,8 +137,9 @@ def grow(
             given=read_given(given),
         )  # fmt: skip
         request = _request(sizes, plan)
-        loaded = _load(model)
-        grown = _grow(loaded, request, options)
+        told.files, told.request = (model, output), getattr(request, "sizes", request)
+        told.model = loaded = _load(model)
+        told.grown = grown = _grow(loaded, request, options)
         report = None
         with outputs.staged() as staged:
             with out.progress(f"writing {output.name}"):
@@ -142,6 +149,7 @@ def grow(
             if verify:
                 report = _verify(loaded, grown, staged.model)
             code = 0 if report is None else out.exit_code(report)
+            told.verification = report
             written = sent.send(staged.publish() if code == 0 else [])
         if json:
             out.data(growth_data(loaded, grown, model, written, report))
@@ -152,6 +160,7 @@ def grow(
 
 @app.command()
 def verify(
+    context: typer.Context,
     model: Annotated[
         Path, typer.Argument(metavar="A", help="the original; one of the two may be -")
     ],
@@ -186,19 +195,22 @@ def verify(
     plan: Annotated[
         Path | None, typer.Option(help="the plan of the growth; without it only outputs compare")
     ] = None,
+    page: Page = None,
     json: Json = False,
 ) -> None:
     """Measure whether two models compute the same function."""
     from meristem.tables import verification, verification_data
 
-    with out.command(json) as scope:
+    with out.command(json) as scope, reported(page, context) as told:
         refuse_two(model, grown)
         options = grow_options(
             runtime=runtime, providers=provider, optimizations=optimization, dtypes=dtype,
             inputs=inputs, sizes=parse_axes(size), seed=seed,
         )  # fmt: skip
         model, grown = received(model, scope), received(grown, scope)
+        told.files = (model, grown)
         a, b = _load_or_package(model), _load_or_package(grown)
+        told.model, told.grown = (None if isinstance(m, Path) else m for m in (a, b))
         if plan is not None and not isinstance(b, Path):
             b.plan = read_plan(plan)
         report = _verify(a, b, grown, **options)
@@ -206,6 +218,7 @@ def verify(
             out.data(verification_data(report))
         else:
             out.show(verification(report))
+        told.verification = report
     raise typer.Exit(out.exit_code(report))
 
 

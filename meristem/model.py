@@ -123,6 +123,23 @@ class Model:
     def __repr__(self) -> str:
         return f"<meristem.Model from {self.side.name}: {self.parameters:,} parameters>"
 
+    def _repr_html_(self) -> str:
+        """The model in a notebook: what can grow, and what pins the rest."""
+        from meristem.rewrite.notebook import box, line, table
+        from meristem.tables import rows
+
+        found = rows(self.dimensions)
+        free = [
+            (kind, place, size, weights) for kind, place, size, weights, why in found if not why
+        ]
+        pinned = [(kind, place, size, why) for kind, place, size, _, why in found if why]
+        parts = [line(f"{self.parameters:,} parameters, from {self.side.name}", muted=True)]
+        if free:
+            parts.append(table("can grow", ("kind", "place", ">size", ">weights"), free))
+        if pinned:
+            parts.append(table("pinned", ("kind", "place", ">size", "because"), pinned))
+        return box("Model", *parts)
+
     def module(self) -> Any:
         """A trainable nn.Module with the original parameter names, in eval mode.
 
@@ -211,6 +228,19 @@ class Model:
         with in_memory(path):  # large weights are made while they are written
             self.side.save(self.carrier, path)
         return path
+
+    def report(
+        self, path: str | Path, *, before: Model | None = None, verification: Any = None
+    ) -> Path:
+        """Write a page about the model: its blocks, its dimensions, and its growth with the proof.
+
+        ``before`` is the model that grew (then parameters and FLOPs are compared), ``verification`` what
+        ``meristem.verify`` gave for both. One .html file that needs nothing besides; one that is there is
+        replaced. docs/report.md shows one. Raises OutputError where it cannot be written.
+        """
+        from meristem.reporting import write_page
+
+        return write_page(self, path, before=before, verification=verification)
 
 
 @contextmanager

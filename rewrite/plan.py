@@ -16,6 +16,7 @@ from typing import Any
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.expansion import Expansion, Fill, Split
 from meristem.rewrite.lift import Lift, mapped
+from meristem.rewrite.notebook import box, line, table
 
 VERSION = 1
 
@@ -171,6 +172,23 @@ class Plan:
                 lines.append(f"{title}:")
                 lines += [f"  {r}" for r in rows]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The plan in a notebook: what grows and how; ``explain`` says all."""
+        rows = [
+            (c.name, c.before, c.after, ", ".join(c.strategies) or "new blocks")
+            for c in self.changes
+        ]
+        weights = len({n for p in self.steps for n in p.weights})
+        parts = [
+            table("what grows", ("dimension", ">before", ">after", "how"), rows),
+            line(
+                f"{weights} weights grow or change; {len(self.proof)} obligations are met",
+                muted=True,
+            ),
+        ]
+        parts += [line(f"does not preserve the function: {row}") for row in self.approximate[:3]]
+        return box(f"Plan: {self.method}", *parts)
 
     def to_json(self) -> str:
         """Stable text; ``from_json`` gives the plan back."""

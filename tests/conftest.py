@@ -17,7 +17,16 @@ torch.set_num_threads(1)  # the workers share the cores, and sums keep one order
 # looking through them.
 gc.set_threshold(100_000, 20, 20)
 
-ROOMS = {"rewrite", "carriers", "frontends", "backends", "passes", "verify", "integrations"}
+ROOMS = {
+    "rewrite",
+    "carriers",
+    "frontends",
+    "backends",
+    "passes",
+    "verify",
+    "pages",
+    "integrations",
+}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from meristem.rewrite.notebook import box, line, table
 from meristem.verify.locate import LayerAgreement
 from meristem.verify.statistics import OutputStatistics
 
@@ -177,6 +178,22 @@ class Report:
         if differ:
             return f"the function differs ({', '.join(differ)})"
         return "the function could not be compared"
+
+    def _repr_html_(self) -> str:
+        """The report in a notebook: for each level its verdict, and what comes nearest to its limit."""
+        rows = []
+        for name, v in self.levels.items():
+            near = v.worst
+            numbers = (
+                ("", "", "")
+                if near is None
+                else (f"{near.error:.1e}", f"{near.limit:.1e}", near.what)
+            )
+            rows.append((name, v.word, *numbers))
+        columns = ("level", "verdict", ">error", ">limit", "where it comes nearest")
+        reasons = [line(f"{n}: {v.reason}", muted=True) for n, v in self.levels.items() if v.reason]
+        title = f"{'✓' if self.ok else '✗'} {self._headline() if self.ok else self._failure()}"
+        return box(title, table("what was measured", columns, rows), *reasons)
 
     def to_data(self) -> dict[str, Any]:
         """JSON-ready data: ``ok`` and, by level, word, reason, measures, inputs and notes."""

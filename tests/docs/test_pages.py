@@ -13,7 +13,7 @@ from meristem.rewrite.methods import DEPTH, METHODS, UPCYCLE
 from tests.house.tree import ROOT
 
 BLOCK = re.compile(r"```(python|text)\n(.*?)```", re.DOTALL)
-PAGES = ("docs/how-it-works.md", "docs/add-an-operator.md")
+PAGES = ("docs/how-it-works.md", "docs/add-an-operator.md", "docs/report.md")
 PASSES, OPERATORS, RUNS, PIPELINES = (
     sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs" / folder).glob("*.md"))
     for folder in ("passes", "methods", "training", "integrations")

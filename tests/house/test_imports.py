@@ -15,6 +15,7 @@ STOREYS = {
     "backends": {"rewrite", "carriers", "backends"},
     "training": {"rewrite", "carriers", "training"},
     "verify": {"rewrite", "carriers", "verify"},
+    "pages": {"rewrite", "pages"},
     # Above the face: `import meristem` itself, and the training room's public names.
     "integrations": {"", "training", "integrations"},
 }
@@ -25,6 +26,7 @@ PIPELINES = extra("olive") | extra("optimum") | {"pydantic"}
 OUTSIDE = {
     "rewrite": {"numpy", "networkx"},
     "carriers": {"torch", "numpy", "networkx", "safetensors"},
+    "pages": {"jinja2", "markupsafe"},
 }
 
 

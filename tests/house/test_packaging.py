@@ -88,7 +88,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
         names = {name for name in archive.namelist() if not name.endswith("/")}
     shipped = {name for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert {name.split("/")[0] for name in shipped} == {"meristem"}
-    expected = {"meristem/py.typed"}
+    templates = (ROOT / "pages" / "templates").iterdir()
+    expected = {"meristem/py.typed", *(f"meristem/pages/templates/{p.name}" for p in templates)}
     for _, path in library():
         relative = path.relative_to(ROOT).as_posix()
         expected.add(relative if relative.startswith("meristem/") else f"meristem/{relative}")

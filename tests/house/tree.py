@@ -14,7 +14,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # The library's folders at the repository's top, lowest storey first; `meristem` itself is the face, above
 # which `integrations` alone stands.
 ROOMS = (
-    "rewrite", "carriers", "passes", "frontends", "backends", "training", "verify", "integrations",
+    "rewrite", "carriers", "passes", "frontends", "backends", "training", "verify", "pages",
+    "integrations",
 )  # fmt: skip
 
 # Where a distribution's name is not what one imports.

@@ -1,0 +1,1 @@
+"""Pages without a browser: what they say, and how it is found."""
