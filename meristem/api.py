@@ -146,12 +146,16 @@ def verify(
     runtime: str = "onnxruntime",
     providers: Any = None,
     inputs: Any = None,
+    layers: bool = False,
 ) -> Any:
     """Measure that two models compute the same function; see docs/verify.md for the three levels.
 
     ``model`` and ``grown`` are Models, or paths of ONNX files (which have no plan, so only deployment is
-    checked). Returns a Report: ``ok``, ``levels``, and the measured errors.
+    checked). ``layers`` reports how values on the way agree, also where nothing differs. Returns a Report:
+    ``ok``, ``levels``, and the measured errors.
     """
     from meristem.verification import verify_models
 
-    return verify_models(model, grown, runtime=runtime, providers=providers, inputs=inputs)
+    return verify_models(
+        model, grown, runtime=runtime, providers=providers, inputs=inputs, layers=layers
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
+from meristem.verification_locate import locate_in
 from meristem.verification_sides import Subject, subject
 from meristem.verification_steps import follow, interface_of, recipes_of, training_of
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
@@ -28,6 +29,7 @@ from meristem.verify.numeric import (
 from meristem.verify.programs import Mean, Program
 from meristem.verify.recipes import EPSILON, Recipes, Stored
 from meristem.verify.report import LEVELS, Report, Verdict, not_checked
+from meristem.verify.signature import class_outputs
 
 RUNTIMES = ("onnxruntime", "torch")
 _RANDOM = 2  # random inputs at each size for level 1
@@ -41,13 +43,15 @@ def verify_models(
     runtime: str = "onnxruntime",
     providers: Any = None,
     inputs: Any = None,
+    layers: bool = False,
 ) -> Report:
     """Measure that ``grown`` computes what ``model`` does; docs/verify.md explains the levels.
 
     Both are Models or paths. Levels "algebra" and "training" need the plan that made ``grown`` from
     ``model``. ``runtime`` is "onnxruntime" or, for models from torch, "torch"; ``providers`` are
     execution providers besides the CPU ("cuda"). ``inputs`` is a list of tuples (in the order of the
-    inputs) or dicts (by their names) in place of those that verification draws.
+    inputs) or dicts (by their names) in place of those that verification draws. With ``layers`` the
+    report says how values on the way agree also where nothing differs.
 
     Raises RuntimeUnavailable where a runtime or provider is asked for that is not there.
     """
@@ -60,6 +64,9 @@ def verify_models(
         "deployment": check.deployment(samples, runtime, providers),
         "training": check.training(samples),
     }
+    locate_in(
+        levels, check.old, check.new, check.steps, samples.every, check.interface, always=layers
+    )
     return Report({name: levels[name] for name in LEVELS})
 
 
@@ -89,7 +96,8 @@ class _Check:
         self.others: list[Subject] = [subject(m) for m in grown.others]
         self.plan = grown.plan
         self.steps, self.reason = follow(model, grown)
-        self.interface = interface_of(self.steps)
+        found = class_outputs(model.graph, model.equations)
+        self.interface = replace(interface_of(self.steps), classes=found)
         self.script = EditScript(literals=[e for s in self.steps for e in s.script.literals])
 
     # -- inputs -----------------------------------------------------------------------------------

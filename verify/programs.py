@@ -19,6 +19,10 @@ from meristem.rewrite.interpret import run
 from meristem.verify.inputs import Sample
 
 
+# Sees a value on the way: its name, the native operator that makes it, and its numbers in float64.
+Watch = Callable[[str, str, Array], None]
+
+
 class Program(Protocol):
     """Something that computes a model's outputs, in the order of ``outputs``."""
 
@@ -110,6 +114,27 @@ class TorchDouble:
         with torch.no_grad():
             return [to_numpy(t) for t in self.tensors(sample)]
 
+    def watched(self, sample: Sample, watch: Watch) -> None:
+        """Run, and show every result of a node to ``watch``, in order."""
+        keeper = _Keeper(self.module.module, watch)
+        with torch.no_grad():
+            keeper.run(*self.module.arguments(*torch_arguments(self.carrier, sample)))
+
+
+class _Keeper(torch.fx.Interpreter):
+    """Runs a graph node by node and shows what each gives."""
+
+    def __init__(self, module: torch.fx.GraphModule, watch: Watch) -> None:
+        super().__init__(module)
+        self.watch, self.extra_traceback = watch, False
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """As the node says."""
+        value = super().run_node(n)
+        if n.op == "call_function" and isinstance(value, torch.Tensor):
+            self.watch(n.name, str(n.target), to_numpy(value))
+        return value
+
 
 def torch_tensors(carrier: TorchCarrier, wide: Callable[[str], Array]) -> dict[str, torch.Tensor]:
     """Stored tensors by name from ``wide``; names that share storage share one tensor."""
@@ -169,6 +194,16 @@ class ViewDouble:
         if key not in self._graphs:
             self._graphs[key] = self.view(sample.sizes)
         return run(self._graphs[key], sample.arrays, self.weights)
+
+    def watched(self, sample: Sample, watch: Watch) -> None:
+        """Run, and show every result of an operator to ``watch``, in order."""
+        run(self.view(sample.sizes), sample.arrays, self.weights, lambda v, a: _show(watch, v, a))
+
+
+def _show(watch: Watch, v: Value, array: Array) -> None:
+    op = v.producer
+    if op is not None:
+        watch(v.name, str(getattr(op.native, "op_type", op.kind)), array)
 
 
 __all__ = ["Program", "TorchDouble", "TorchModule", "ViewDouble", "to_numpy", "torch_tensors"]

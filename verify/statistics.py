@@ -98,6 +98,7 @@ class Gathered:
     count: int = 0
     worst: float = 0.0
     own: float = 0.0
+    scale: float = 0.0
     total: float = 0.0
     bins: Counter[int] = field(default_factory=Counter)
     signal: _Norm = field(default_factory=_Norm)
@@ -106,9 +107,10 @@ class Gathered:
     places: int = 0
     agreed: int = 0
 
-    def add(self, expected: Array, own: Array, wanted: Array, got: Array) -> None:
+    def add(self, expected: Array, own: Array, wanted: Array, got: Array, scale: float) -> None:
         """One sample: the reference's output, the original's, what the grown one should give (mostly
-        the reference's) and what it gives; all of one shape."""
+        the reference's) and what it gives; all of one shape. ``scale`` is its largest finite entry."""
+        self.scale = max(self.scale, scale)
         for e, o, w, g in _chunks(expected, own, wanted, got):
             error, mine = distances(w, g), distances(e, o)
             self.count += error.size
