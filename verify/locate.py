@@ -61,8 +61,11 @@ Undo = Callable[[str, Array], Array | None]
 
 @dataclass
 class Located:
-    """What a comparison by values found. ``layers`` has the last value of every place, and the first that
-    differs; ``skipped`` counts values without a counterpart, ``problem`` is what stopped the grown model."""
+    """What a comparison by values found.
+
+    ``layers`` has the last value of every place, and the first that differs; ``skipped`` counts values
+    without a counterpart, ``problem`` is what stopped the grown model.
+    """
 
     layers: list[LayerAgreement] = field(default_factory=list)
     compared: int = 0

@@ -14,10 +14,9 @@ from meristem.carriers.torch_carrier import TorchCarrier, storage_key
 from meristem.carriers.torch_double import double_module
 from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.errors import CarrierError, RuntimeUnavailable
-from meristem.rewrite.graph import Array, Graph, Weight
+from meristem.rewrite.graph import Array, Graph, Value, Weight
 from meristem.rewrite.interpret import run
 from meristem.verify.inputs import Sample
-
 
 # Sees a value on the way: its name, the native operator that makes it, and its numbers in float64.
 Watch = Callable[[str, str, Array], None]
