@@ -1,8 +1,12 @@
-"""Retyping a torch carrier to float64: weights, constants, casts and factories inside the program."""
+"""Retyping a torch carrier: weights, constants, casts and factories inside the program.
+
+To float64 for what is exact, to a narrower type for a copy that is deployed in it.
+"""
 
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -28,19 +32,46 @@ def double_module(
 
     ``tensors`` replace the stored ones (recipes evaluated in float64); the default is the stored values.
     """
-    program = carrier.program
-    module = copy.deepcopy(program.graph_module)
+    module = _retyped(carrier, torch.float64)
+    return _Runner(module, carrier, double_tensors(tensors or carrier.tensors))
+
+
+def narrow_module(carrier: TorchCarrier, dtype: torch.dtype, outputs: list[int]) -> torch.nn.Module:
+    """A copy of the program that computes in ``dtype`` throughout, as a module to run or compile.
+
+    It is called with the program's user inputs in order, flattened (floating ones in ``dtype``), and gives
+    a list of the outputs at the positions ``outputs``. Numbers beyond the range of the type become its
+    largest ones, as ``finfo(dtype).min`` does in a mask that is written in that type.
+    """
+    done: dict[int, torch.Tensor] = {}
+    tensors = {
+        n: done.setdefault(id(t), narrowed(t.detach(), dtype)) for n, t in carrier.tensors.items()
+    }
+    return _Copy(_retyped(carrier, dtype), carrier, tensors, outputs)
+
+
+def narrowed(t: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A floating tensor in ``dtype``; what is too large becomes the largest number, infinities stay."""
+    if t.dtype not in _FLOATS:
+        return t
+    top = torch.finfo(dtype).max
+    return torch.where(t.isfinite(), t.clamp(-top, top), t).to(dtype)
+
+
+def _retyped(carrier: TorchCarrier, dtype: torch.dtype) -> torch.fx.GraphModule:
+    """The program's graph with every floating type in it replaced."""
+    module = copy.deepcopy(carrier.program.graph_module)
     for node in list(module.graph.nodes):
         if node.op == "call_function":
             if "_assert" in str(node.target):  # asserts of dtypes that are retyped here
                 module.graph.erase_node(node)
                 continue
-            node.args = _double(node.args)
-            node.kwargs = _double(node.kwargs)
+            node.args = _replaced(node.args, dtype)
+            node.kwargs = _replaced(node.kwargs, dtype)
             if _makes_floats(node):
-                node.kwargs = {**node.kwargs, "dtype": torch.float64}
+                node.kwargs = {**node.kwargs, "dtype": dtype}
     module.recompile()
-    return _Runner(module, carrier, double_tensors(tensors or carrier.tensors))
+    return module
 
 
 def _makes_floats(node: torch.fx.Node) -> bool:
@@ -57,13 +88,16 @@ def _makes_floats(node: torch.fx.Node) -> bool:
     )
 
 
-def _double(x: Any) -> Any:
+def _replaced(x: Any, dtype: torch.dtype) -> Any:
     if isinstance(x, torch.dtype):
-        return torch.float64 if x in _FLOATS else x
+        return dtype if x in _FLOATS else x
+    if isinstance(x, float) and math.isfinite(x):
+        top = torch.finfo(dtype).max
+        return min(max(x, -top), top)
     if isinstance(x, (list, tuple)):
-        return type(x)(_double(v) for v in x) if not hasattr(x, "_fields") else x
+        return type(x)(_replaced(v, dtype) for v in x) if not hasattr(x, "_fields") else x
     if isinstance(x, dict):
-        return {k: _double(v) for k, v in x.items()}
+        return {k: _replaced(v, dtype) for k, v in x.items()}
     return x
 
 
@@ -93,3 +127,35 @@ class _Runner(torch.nn.Module):
                 floating = isinstance(value, torch.Tensor) and value.is_floating_point()
                 args.append(value.double() if floating else value)
         return args
+
+
+class _Copy(torch.nn.Module):
+    """The same with its tensors registered, so that compilers and exporters find them."""
+
+    def __init__(
+        self,
+        module: torch.fx.GraphModule,
+        carrier: TorchCarrier,
+        tensors: dict[str, torch.Tensor],
+        outputs: list[int],
+    ) -> None:
+        super().__init__()
+        self.module, self.chosen = module, outputs
+        stored = {node.name: name for node, name, _, _ in carrier.stored()}
+        self.order: list[str] = []
+        numbers: dict[int, str] = {}
+        for node, _ in carrier.placeholders():
+            if node.name not in stored:
+                self.order.append("")
+                continue
+            tensor = tensors[stored[node.name]]
+            if id(tensor) not in numbers:
+                numbers[id(tensor)] = f"stored_{len(numbers)}"
+                self.register_buffer(numbers[id(tensor)], tensor)
+            self.order.append(numbers[id(tensor)])
+
+    def forward(self, *inputs: Any) -> list[Any]:
+        flat = iter(inputs)
+        args = [getattr(self, name) if name else next(flat) for name in self.order]
+        results = self.module(*args)
+        return [results[i] for i in self.chosen]

@@ -3,65 +3,66 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from meristem.method_depth import depth_hooks
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
-from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
+from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
+from meristem.verification_inputs import Samples, drawn, given
 from meristem.verification_locate import locate_in
+from meristem.verification_settings import Forms, Opened, Request, open_all, request
 from meristem.verification_sides import Subject, subject
 from meristem.verification_steps import follow, interface_of, recipes_of, training_of
-from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw
-from meristem.verify.numeric import (
-    Deployed,
-    algebra,
-    attempt,
-    deployment,
-    eps_of,
-    usable,
-)
+from meristem.verify import memory
+from meristem.verify.expected import expected
+from meristem.verify.numeric import algebra, attempt, deployment, eps_of
 from meristem.verify.programs import Mean, Program
 from meristem.verify.recipes import EPSILON, Recipes, Stored
-from meristem.verify.report import LEVELS, Report, Verdict, not_checked
+from meristem.verify.report import LEVELS, Report, Verdict, joined, judge, not_checked
 from meristem.verify.signature import class_outputs
-
-RUNTIMES = ("onnxruntime", "torch")
-_RANDOM = 2  # random inputs at each size for level 1
-_DEPLOYED = 8  # the least number of inputs for level 2
 
 
 def verify_models(
     model: Any,
     grown: Any,
     *,
-    runtime: str = "onnxruntime",
+    runtime: str | Sequence[str] = "onnxruntime",
     providers: Any = None,
     inputs: Any = None,
+    dtypes: Any = None,
+    optimizations: Any = ("off", "all"),
+    sizes: Mapping[str, int] | None = None,
     layers: bool = False,
+    seed: int = 0,
 ) -> Report:
-    """Measure that ``grown`` computes what ``model`` does; docs/verify.md explains the levels.
+    """Measure that ``grown`` computes what ``model`` does; docs/verify.md explains levels and settings.
 
     Both are Models or paths. Levels "algebra" and "training" need the plan that made ``grown`` from
-    ``model``. ``runtime`` is "onnxruntime" or, for models from torch, "torch"; ``providers`` are
-    execution providers besides the CPU ("cuda"). ``inputs`` is a list of tuples (in the order of the
-    inputs) or dicts (by their names) in place of those that verification draws. With ``layers`` the
-    report says how values on the way agree also where nothing differs.
+    ``model``. ``runtime`` is one of onnxruntime, torch, torch.compile, aoti, onnx.reference, or several;
+    ``providers`` are execution providers besides the CPU ("cuda"); ``optimizations`` those of ONNX Runtime
+    (off, basic, all); ``dtypes`` float types of copies that are compared in place of the models
+    ("float16"). ``inputs`` replace those that verification draws: tuples (in the order of the inputs) or
+    dicts (by their names), something that yields them, or paths (verify/sources.py). ``sizes`` fix dynamic
+    axes of drawn inputs ({"sequence": 2048}), ``seed`` draws others. With ``layers`` the report says how
+    values on the way agree also where nothing differs.
 
-    Raises RuntimeUnavailable where a runtime or provider is asked for that is not there.
+    Raises RuntimeUnavailable where a runtime or provider is asked for that is not there or runs nothing,
+    CarrierError where inputs do not fit, or where the two models take different ones.
     """
-    if runtime not in RUNTIMES:
-        raise RuntimeUnavailable(f"runtime={runtime!r} is not known; choose from {RUNTIMES}")
-    check = _Check(_model(model), _model(grown))
-    samples = check.given(inputs) if inputs is not None else check.drawn()
+    wanted = request(runtime, providers, dtypes, optimizations)
+    check = _Check(*_models(model, grown))
+    samples = given(check.old, inputs) if inputs is not None else drawn(check.old, sizes, seed)
+    if wanted.narrow and inputs is None:
+        samples = samples.narrowed()
     levels = {
         "algebra": check.algebra(samples),
-        "deployment": check.deployment(samples, runtime, providers),
+        "deployment": check.deployment(samples, wanted),
         "training": check.training(samples),
     }
     locate_in(
@@ -70,21 +71,10 @@ def verify_models(
     return Report({name: levels[name] for name in LEVELS})
 
 
-def _model(source: Any) -> Model:
-    if isinstance(source, Model):
-        return source
+def _models(*sources: Any) -> list[Model]:
     from meristem.api import load
 
-    return load(source)
-
-
-@dataclass
-class Samples:
-    """Inputs for the levels: all for algebra, ``plain`` ones of ordinary size for the others."""
-
-    every: list[Sample]
-    plain: list[Sample]
-    notes: list[str]
+    return [s if isinstance(s, Model) else load(s) for s in sources]
 
 
 class _Check:
@@ -100,43 +90,6 @@ class _Check:
         self.interface = replace(interface_of(self.steps), classes=found)
         self.script = EditScript(literals=[e for s in self.steps for e in s.script.literals])
 
-    # -- inputs -----------------------------------------------------------------------------------
-
-    def drawn(self) -> Samples:
-        """Random and structured inputs at two sizes of every dynamic axis."""
-        fields = self.old.fields()
-        reference = self.old.double()
-
-        def problem(sample: Sample) -> str:
-            got, wrong = attempt(reference, sample)
-            return wrong or ("" if usable(got) else "the original gives no number there")
-
-        if self.old.evaluates():
-            sizes = choose_sizes(fields, self.old.ranges(), problem)
-        else:
-            sizes = choose_sizes(fields, self.old.ranges(), lambda _: "")
-        every, plain = [], []
-        for at in sizes.chosen:
-            count = -(-_DEPLOYED // len(sizes.chosen))
-            random = [draw(fields, at, "random", seed) for seed in range(count)]
-            structured = [draw(fields, at, style) for style in STYLES]
-            every += random[:_RANDOM] + structured
-            plain += random
-        example = self.old.example()
-        if example is not None:
-            every.append(example)
-            plain.append(example)
-        return Samples(every, plain, sizes.notes)
-
-    def given(self, inputs: Sequence[Any]) -> Samples:
-        """The caller's inputs, which serve every level."""
-        samples = [self.old.sample(x, f"input {i}") for i, x in enumerate(inputs)]
-        if not samples:
-            raise CarrierError("inputs= is empty; give a list of tuples or dicts, or leave it out")
-        return Samples(samples, samples, [f"{len(samples)} inputs were given"])
-
-    # -- levels -----------------------------------------------------------------------------------
-
     def recipes(self) -> Recipes:
         """What the plan says of every stored name."""
         return recipes_of(self.steps)
@@ -151,11 +104,20 @@ class _Check:
         if self.reason:
             return not_checked(self.reason)
         recipes, stored = self.recipes(), Stored()
+        weights = (memory.numbers(s.model.graph) for s in (self.old, self.new, *self.others))
+        short = memory.lacking(
+            memory.total(memory.WIDE * n for n in weights),
+            "evaluating both models in float64",
+            "the stored weights are as planned, one by one; compare on a larger machine",
+        )
         try:
             for name, array, dtype in self.new.stored():
                 exact = recipes.wide(name, array.shape)
                 exact = self.new.oriented(name, exact)
                 stored.add(name, array, dtype, exact, recipes.averages(name), len(self.steps))
+            if short:
+                found = joined(not_checked(short), stored.measures, stored.failures)
+                return not_checked(short) if not found.checked else found
             reference = self.reference()
             grown = self.new.double(recipes, self.script)
         except CarrierError as error:
@@ -188,31 +150,60 @@ class _Check:
             return []
         return [row for p in self.plan.steps if not _preserves(p) for row in p.approximate]
 
-    def deployment(self, samples: Samples, runtime: str, providers: Any) -> Verdict:
+    def deployment(self, samples: Samples, wanted: Request) -> Verdict:
         """Level 2."""
+        short = self.short_of_memory(wanted)
+        if short:
+            return not_checked(short)
         with tempfile.TemporaryDirectory(prefix="meristem-verify-") as folder:
-            try:
-                pairs = zip(
-                    self.old.deployed(runtime, providers, Path(folder) / "original.onnx"),
-                    self.new.deployed(runtime, providers, Path(folder) / "grown.onnx"),
-                    strict=True,
-                )
-                settings = [Deployed(s, a, b) for (s, a), (_, b) in pairs]
-            except OutputError as error:
-                return not_checked(f"{error}" + _instead(self.old, runtime))
-            notes = list(samples.notes)
-            reference = None
-            if self.old.evaluates():
-                reference = self.reference()
-            else:
-                notes.append(f"the reference is the original's own run: {self.old.obstacle()}")
-            planned = None
-            if self.approximate and not self.reason:
-                planned = self.new.double(self.recipes(), self.script)
-            eps = eps_of(EPSILON, self.old.dtypes())
-            return deployment(
-                reference, settings, samples.plain, self.interface, eps, notes, planned
-            )
+            forms = [
+                Forms(s, Path(folder) / n) for s, n in ((self.old, "original"), (self.new, "grown"))
+            ]
+            opened = open_all(*forms, wanted)
+            if not opened.settings and not opened.failures:
+                return not_checked("; ".join(opened.refused) + self._instead(wanted))
+            if not opened.settings:
+                return judge([], exact=False, failures=opened.failures, notes=opened.refused)
+            placement = opened.placement(samples.plain, self.interface.inputs)
+            verdict = self._compared(samples, opened)
+        verdict.placement, verdict.differences = placement, opened.between.differences()
+        verdict.notes += opened.between.notes()
+        return verdict
+
+    def _compared(self, samples: Samples, opened: Opened) -> Verdict:
+        """Both models in the settings that could be opened."""
+        notes = [*samples.notes, *opened.refused]
+        reference = planned = None
+        if self.old.evaluates():
+            reference = self.reference()
+        else:
+            notes.append(f"the reference is the original's own run: {self.old.obstacle()}")
+        if self.approximate and not self.reason:
+            planned = self.new.double(self.recipes(), self.script)
+        eps = eps_of(EPSILON, self.old.dtypes())
+        verdict = deployment(
+            reference, opened.settings, samples.plain, self.interface, eps, notes, planned
+        )
+        measures, failures = expected(
+            opened.settings, samples.plain, samples.expected, self.interface, eps
+        )
+        return joined(verdict, measures, [*opened.failures, *failures])
+
+    def short_of_memory(self, wanted: Request) -> str:
+        """What is wrong where both models in every setting do not fit; else empty."""
+        sizes = {"float64": 8, "float16": 2, "bfloat16": 2}
+        both = sum(memory.stored(s.model.graph, sizes) for s in (self.old, self.new))
+        return memory.lacking(
+            memory.total([both * wanted.count()]),
+            f"running both models in {wanted.count()} settings",
+            'ask for fewer (optimizations="all", one dtype, one runtime) or compare on a larger machine',
+        )
+
+    def _instead(self, wanted: Request) -> str:
+        asked = {r.name for r in wanted.runtimes}
+        if self.old.trains and "torch" not in asked:
+            return '; runtime="torch" compares the modules'
+        return ""
 
     def training(self, samples: Samples) -> Verdict:
         """Level 3."""
@@ -222,6 +213,14 @@ class _Check:
             return not_checked(
                 "an ONNX file has no gradients; the same plan on the torch model would be checked"
             )
+        weights = [memory.numbers(s.model.graph) for s in (self.old, self.new)]
+        short = memory.lacking(
+            memory.total(3 * memory.WIDE * n for n in weights),  # weights, gradients, a step
+            "following gradients in float64",
+            "compare on a larger machine",
+        )
+        if short:
+            return not_checked(short)
         valid = [s for s in samples.plain if not attempt(self.old.double(), s)[1]][:3]
         if not valid:
             return not_checked("no input was valid; pass inputs=")
@@ -235,7 +234,3 @@ def _preserves(plan: Plan) -> bool:
     """Is the method of one growth exact?"""
     chosen = method(plan.method)
     return chosen.width.preserves and not chosen.order
-
-
-def _instead(old: Subject, runtime: str) -> str:
-    return '; runtime="torch" compares the modules' if old.trains and runtime != "torch" else ""

@@ -12,11 +12,13 @@ from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import OutputError
 from meristem.rewrite.graph import Array, Literal, Weight
 from meristem.rewrite.plan import Plan
-from meristem.verification_sides import Base, sessions
+from meristem.verification_sides import Base
 from meristem.verify.inputs import Sample
 from meristem.verify.programs import Program
 from meristem.verify.recipes import Recipes
 from meristem.verify.report import Verdict, not_checked
+
+_FILE = 'a model that came from ONNX runs in runtime="onnxruntime" or "onnx.reference"'
 
 
 class OnnxSubject(Base):
@@ -65,10 +67,7 @@ class OnnxSubject(Base):
     def stored_constants(self, script: EditScript) -> dict[str, Array]:
         return {}
 
-    def evaluates(self) -> bool:
-        return not self.obstacle()
-
-    def obstacle(self) -> str:
+    def opaque(self) -> str:
         """The first operator that has no semantics, in words."""
         opaque = [op for op in self.model.graph.ops if op.kind == "opaque"]
         return f"{opaque[0].where} has no semantics" if opaque else ""
@@ -93,17 +92,18 @@ class OnnxSubject(Base):
 
         return ViewDouble(view, lambda w: given.wide(w.name, w.shape))
 
-    def deployed(self, runtime: str, providers: Any, path: Path) -> list[tuple[str, Program]]:
-        """The file in ONNX Runtime."""
-        from meristem.verify.runtimes import provider_names
-
-        if runtime != "onnxruntime":
-            raise OutputError('a model that came from ONNX runs in runtime="onnxruntime"')
+    def onnx(self, path: Path) -> Path:
+        """The file that the model was loaded from where it holds the model, else one at ``path``."""
         own = self.carrier.path if self.model.plan is None else None
-        if own is None or not Path(own).is_file():
-            self.model.save(path)
-            own = path
-        return sessions(Path(own), provider_names(providers))
+        if own is not None and Path(own).is_file():
+            return Path(own)
+        return self.model.save(path)
+
+    def module(self, dtype: str | None, device: str) -> Program:
+        raise OutputError(_FILE)
+
+    def program(self, dtype: str | None, device: str) -> Any:
+        raise OutputError(_FILE)
 
     def training(
         self,

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from meristem.model import Model
 from meristem.rewrite.edits import EditScript
-from meristem.rewrite.errors import CarrierError, OutputError, RuntimeUnavailable
+from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array
 from meristem.rewrite.interpret import Native
 from meristem.rewrite.plan import Plan
-from meristem.verify.inputs import Sample, rounded
+from meristem.verify import memory
+from meristem.verify.inputs import Sample, draw, traced_sizes
 from meristem.verify.numeric import Interface
 from meristem.verify.programs import Program
 from meristem.verify.recipes import Recipes
 from meristem.verify.report import Verdict
 from meristem.verify.signature import Field, fields
+from meristem.verify.sources import fitted
+
+if TYPE_CHECKING:
+    from meristem.verify.programs import TorchModule
 
 _MANY = 1 << 30  # a size without a bound
 
@@ -58,13 +63,19 @@ class Subject(Protocol):
 
     def obstacle(self) -> str: ...
 
+    def opaque(self) -> str: ...
+
     def native(self) -> Native | None: ...
 
     def double(
         self, recipes: Recipes | None = None, script: EditScript | None = None
     ) -> Program: ...
 
-    def deployed(self, runtime: str, providers: Any, path: Path) -> list[tuple[str, Program]]: ...
+    def onnx(self, path: Path) -> Path: ...
+
+    def module(self, dtype: str | None, device: str) -> Program: ...
+
+    def program(self, dtype: str | None, device: str) -> Any: ...
 
     def training(
         self,
@@ -119,16 +130,10 @@ class Base:
                     f"{', '.join(f.name for f in wanted)}; give a dict by these names",
                 )
             given = dict(zip((f.name for f in wanted), leaves, strict=True))
-        arrays, sizes = {}, {}
+        arrays: dict[str, Array] = {}
+        sizes: dict[str, int] = {}
         for f in wanted:
-            array = rounded(_array(given[f.name]), f.dtype)
-            if array.ndim != len(f.shape):
-                raise CarrierError(
-                    f"{label}: {f.name} has {array.ndim} axes, the model takes {f.shape}",
-                    input=f.name,
-                )
-            arrays[f.name] = array
-            sizes |= {s: n for s, n in zip(f.shape, array.shape, strict=True) if isinstance(s, str)}
+            arrays[f.name] = fitted(_array(given[f.name]), f, sizes, label)
         return Sample(label, arrays, sizes)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -141,6 +146,21 @@ class Base:
 
     def oriented(self, name: str, array: Array) -> Array:
         return array
+
+    def evaluates(self) -> bool:
+        """Can the model be evaluated in float64 here?"""
+        return not self.obstacle()
+
+    def obstacle(self) -> str:
+        """What is in the way of that, in words: an operator without semantics, or memory."""
+        needed = memory.total([memory.WIDE * memory.numbers(self.model.graph)])
+        return self.opaque() or memory.lacking(
+            needed, "a copy of the model in float64", "compare on a larger machine"
+        )
+
+    def opaque(self) -> str:
+        """The first operator that has no semantics, in words."""
+        raise NotImplementedError
 
     def native(self) -> Native | None:
         """What computes operators without semantics in float64; None where nothing does."""
@@ -229,15 +249,12 @@ class TorchSubject(Base):
             if e.slot.role == ("constant",)
         }
 
-    def evaluates(self) -> bool:
-        return True
-
     def native(self) -> Native:
         from meristem.carriers.torch_watch import compute
 
         return compute
 
-    def obstacle(self) -> str:
+    def opaque(self) -> str:
         return ""
 
     def double(self, recipes: Recipes | None = None, script: EditScript | None = None) -> Program:
@@ -252,24 +269,30 @@ class TorchSubject(Base):
             self._double = TorchDouble(self.carrier)
         return self._double
 
-    def deployed(self, runtime: str, providers: Any, path: Path) -> list[tuple[str, Program]]:
-        """The module in torch, or its export in ONNX Runtime."""
-        from meristem.verify.runtimes import provider_names
+    def onnx(self, path: Path) -> Path:
+        """The module's export at ``path``."""
+        return self.model.save(path)
 
-        names = provider_names(providers)
-        if runtime == "onnxruntime":
-            self.model.save(path)
-            return sessions(path, names)
-        from meristem.verify.programs import TorchModule
+    def module(self, dtype: str | None, device: str) -> TorchModule:
+        """The trainable module, or a copy of the program in another type."""
+        from meristem.verify.programs import TorchModule, narrow
 
-        devices = {"CPUExecutionProvider": "cpu", "CUDAExecutionProvider": "cuda"}
-        unknown = [n for n in names if n not in devices]
-        if unknown:
-            raise RuntimeUnavailable(f'runtime="torch" has no {unknown[0]}; give cpu or cuda')
-        return [
-            (f"torch {devices[n]}", TorchModule(self.carrier, self.model.module(), devices[n]))
-            for n in names
-        ]
+        if dtype is None:
+            return TorchModule(self.carrier, self.model.module(), device)
+        return narrow(self.carrier, dtype, device)
+
+    def program(self, dtype: str | None, device: str) -> Any:
+        """The exported program, or that of a copy; both are called as ``module`` is."""
+        from meristem.verify.programs import exported, moved
+
+        if dtype is None:
+            return moved(self.model.exported_program, device)
+        return moved(exported(self.module(dtype, "cpu"), self.traced(), self.fields()), device)
+
+    def traced(self) -> Sample:
+        """Inputs of the sizes that the model was traced with."""
+        found = self.fields()
+        return self.example() or draw(found, traced_sizes(found), "random")
 
     def training(
         self,
@@ -295,27 +318,4 @@ class TorchSubject(Base):
         )  # fmt: skip
 
 
-def sessions(path: Path, providers: Sequence[str]) -> list[tuple[str, Program]]:
-    """One session for each provider, optimisations off and on.
-
-    Raises OutputError where the runtime refuses the file.
-    """
-    from meristem.verify.runtimes import Session
-
-    out: list[tuple[str, Program]] = []
-    for provider in providers:
-        short = provider.removesuffix("ExecutionProvider")
-        for optimise in (False, True):
-            try:
-                session = Session(path, provider, optimise=optimise)
-            except RuntimeUnavailable:
-                raise
-            except Exception as error:  # the runtime's errors have no common base
-                raise OutputError(f"ONNX Runtime refuses {path.name}: {error}") from error
-            out.append(
-                (f"ONNX Runtime {short}, optimisations {'on' if optimise else 'off'}", session)
-            )
-    return out
-
-
-__all__ = ["Base", "Subject", "sessions", "subject"]
+__all__ = ["Base", "Subject", "subject"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from meristem.carriers.onnx_values import size_of
+from meristem.rewrite.errors import SelectorError, SizeError
 from meristem.rewrite.graph import Array
 from meristem.verify.signature import Field, symbols
 
@@ -17,6 +18,14 @@ from meristem.verify.signature import Field, symbols
 _PAIRS = ((5, 3), (11, 13), (7, 5), (17, 19), (13, 11), (23, 29), (19, 17), (31, 37))
 STYLES = ("zeros", "constant", "large", "one-hot")
 """Structured inputs; a large one is a hundred times the random one."""
+
+AXES: dict[str, Callable[[int, int], bool]] = {
+    "batch": lambda axis, rank: axis == 0,
+    "sequence": lambda axis, rank: axis == 1 and rank < 4,
+    "height": lambda axis, rank: axis == 2 and rank == 4,
+    "width": lambda axis, rank: axis == 3 and rank == 4,
+}
+"""What axes are commonly called, by (axis, number of axes)."""
 
 
 @dataclass
@@ -99,20 +108,22 @@ def choose_sizes(
     found: list[Field],
     ranges: Mapping[str, tuple[int, int]],
     runs: Callable[[Sample], str],
+    fixed: Mapping[str, int] | None = None,
 ) -> Sizes:
     """Two coprime sizes of every dynamic axis at which the program runs.
 
     ``ranges`` are the bounds of symbols. ``runs`` tries a sample and gives what is wrong with it, or
     nothing. Where other sizes fail, axes are varied together, then the batch alone, then the traced
-    sizes remain; ``notes`` say so.
+    sizes remain; ``notes`` say so. ``fixed`` are sizes that are not chosen.
     """
-    now = _traced(found)
+    now = traced_sizes(found)
     if not now:
         return Sizes([{}], ["static shapes: the program takes one size"])
     out = Sizes([])
     why = ""
     for which in (0, 1):
         for kind, sizes in _ladder(found, now, ranges, which):
+            sizes |= fixed or {}
             try:
                 problem = runs(draw(found, sizes, "random"))
             except ValueError as error:
@@ -135,13 +146,47 @@ def _brief(text: str) -> str:
     return line if len(line) <= 160 else line[:157] + "..."
 
 
-def _traced(found: list[Field]) -> dict[str, int]:
+def traced_sizes(found: list[Field]) -> dict[str, int]:
     """Today's size of every base symbol that is an axis by itself."""
     out = {}
     for name, places in symbols(found).items():
         for f, axis in places:
             if f.shape[axis] == name:
                 out[name] = f.traced[axis]
+    return out
+
+
+def fixed_sizes(
+    found: Sequence[Field], ranges: Mapping[str, tuple[int, int]], wanted: Mapping[str, int]
+) -> dict[str, int]:
+    """Sizes by symbol from sizes by what a caller calls an axis: its symbol, ``input:axis``, or one of
+    AXES.
+
+    Raises SelectorError where nothing is called so, SizeError where the size is not one it can have.
+    """
+    called: dict[str, set[str]] = {}
+    for f in found:
+        for axis, symbol in enumerate(f.shape):
+            if isinstance(symbol, str) and symbol in traced_sizes(list(found)):
+                common = (n for n, rule in AXES.items() if rule(axis, len(f.shape)))
+                for name in (symbol, f"{f.name}:{axis}", *common):
+                    called.setdefault(name, set()).add(symbol)
+    out = {}
+    for name, size in wanted.items():
+        if name not in called:
+            raise SelectorError(
+                f"size {name}={size}: no dynamic axis is called so; "
+                + (f"there are {', '.join(called)}" if called else "all axes are static: trace or "
+                "export the model with dynamic ones"),
+                selector=name,
+            )  # fmt: skip
+        for symbol in sorted(called[name]):
+            low, high = ranges.get(symbol, (1, 1 << 30))
+            if not low <= size <= high:
+                raise SizeError(
+                    f"size {name}={size}: the model takes {low} to {high} there", size=size
+                )
+            out[symbol] = size
     return out
 
 
@@ -182,4 +227,14 @@ def _ladder(
     yield "only the traced sizes are valid", dict(now)
 
 
-__all__ = ["STYLES", "Sample", "Sizes", "choose_sizes", "draw", "rounded"]
+__all__ = [
+    "AXES",
+    "STYLES",
+    "Sample",
+    "Sizes",
+    "choose_sizes",
+    "draw",
+    "fixed_sizes",
+    "rounded",
+    "traced_sizes",
+]

@@ -165,7 +165,7 @@ def algebra(
         return not_checked("no input was valid (" + "; ".join(remarks[:1]) + "); pass inputs=")
     measures, exact = [], True
     for k, name in enumerate(names):
-        scales = [_scale(p.expected[k]) for p in pairs]
+        scales = [scale_of(p.expected[k]) for p in pairs]
         for p, own in zip(pairs, scales, strict=True):
             scale = max(own, SCALE_FLOOR * max(scales))
             error = difference(p.expected[k], p.got[k])
@@ -184,7 +184,8 @@ def algebra(
     )  # fmt: skip
 
 
-def _scale(a: Array) -> float:
+def scale_of(a: Array) -> float:
+    """The largest finite entry; 0 for what is no float."""
     if a.dtype.kind != "f":
         return 0.0
     sizes = np.abs(np.asarray(a, np.float64))
@@ -209,11 +210,13 @@ def _ratio(m: Measure) -> float:
 
 @dataclass
 class Deployed:
-    """Both models in one setting of a runtime."""
+    """Both models in one setting of a runtime. ``eps`` is that of the setting's own type, where it is
+    another one than the model's."""
 
     setting: str
     original: Program
     grown: Program
+    eps: float | None = None
 
 
 def deployment(
@@ -264,12 +267,13 @@ def deployment(
             for shown, name, e, o, w, g in rows:
                 exact &= o.dtype == g.dtype and np.array_equal(o, g, equal_nan=o.dtype.kind == "f")
                 row = errors.setdefault((s.setting, shown), Gathered(name in interface.classes))
-                row.add(e, o, w, g, _scale(e))
+                row.add(e, o, w, g, scale_of(e))
     if not errors and not wrong:
         return not_checked("; ".join(remarks[-1:]) or "no input was valid; pass inputs=")
+    spacing = {s.setting: eps if s.eps is None else s.eps for s in settings}
     measures, statistics = [], []
     for (setting, name), row in errors.items():
-        granted = DEPLOYMENT_FLOOR * eps * row.scale
+        granted = DEPLOYMENT_FLOOR * spacing[setting] * row.scale
         limit = DEPLOYMENT_FACTOR * max(row.own, granted)
         measures.append(Measure(f"{name} ({setting})", row.worst, limit))
         statistics.append(row.finish(name, setting, granted))
@@ -286,4 +290,14 @@ def eps_of(dtypes: Mapping[str, float], found: Sequence[str]) -> float:
     return max((dtypes[d] for d in found if d in dtypes), default=dtypes["float32"])
 
 
-__all__ = ["Deployed", "Interface", "algebra", "attempt", "deployment", "eps_of", "usable", "worst"]
+__all__ = [
+    "Deployed",
+    "Interface",
+    "algebra",
+    "attempt",
+    "deployment",
+    "eps_of",
+    "scale_of",
+    "usable",
+    "worst",
+]

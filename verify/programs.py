@@ -11,12 +11,13 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from meristem.carriers.torch_carrier import TorchCarrier, storage_key
-from meristem.carriers.torch_double import double_module
+from meristem.carriers.torch_double import double_module, narrow_module
 from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.errors import CarrierError, RuntimeUnavailable
 from meristem.rewrite.graph import Array, Graph, Value, Weight
 from meristem.rewrite.interpret import run
 from meristem.verify.inputs import Sample
+from meristem.verify.signature import Field
 
 # Sees a value on the way: its name, the native operator that makes it, and its numbers in float64.
 Watch = Callable[[str, str, Array], None]
@@ -148,29 +149,83 @@ def torch_tensors(carrier: TorchCarrier, wide: Callable[[str], Array]) -> dict[s
 
 
 class TorchModule:
-    """A module in its own dtype, called as the traced one was. ``device`` is where it runs."""
+    """A module in its own dtype, called as the traced one was. ``device`` is where it runs.
 
-    def __init__(self, carrier: TorchCarrier, module: torch.nn.Module, device: str = "cpu") -> None:
+    With ``dtype`` it is a copy in that type, called with the flat inputs (``narrow_module``). ``module``
+    may be replaced by what compiles it, or by anything else that is called the same way.
+    """
+
+    def __init__(
+        self,
+        carrier: TorchCarrier,
+        module: torch.nn.Module,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> None:
         if device != "cpu" and not torch.cuda.is_available():
             raise RuntimeUnavailable(
                 f"torch sees no {device} device here; install a CUDA build of torch on a machine with "
                 "a GPU, or verify on the CPU",
                 provider=device,
             )
-        self.carrier, self.module, self.device = carrier, module.to(device), device
+        self.carrier, self.device, self.dtype = carrier, device, dtype
+        self.module: Any = module.to(device)
         self.spec = carrier.program.module_call_graph[0].signature.in_spec
         self.outputs = [name for _, name in torch_outputs(carrier)]
+        self.dynamic = bool(carrier.program.range_constraints)
+
+    def arguments(self, sample: Sample) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """What the module is called with."""
+        flat = [self._moved(x) for x in torch_arguments(self.carrier, sample)]
+        if self.dtype is not None:
+            return tuple(flat), {}
+        args, kwargs = pytree.tree_unflatten(flat, self.spec)
+        return args, kwargs
+
+    def _moved(self, x: Any) -> Any:
+        if not isinstance(x, torch.Tensor):
+            return x
+        narrow = self.dtype if self.dtype is not None and x.is_floating_point() else x.dtype
+        return x.to(self.device, narrow)
 
     def tensors(self, sample: Sample) -> list[torch.Tensor]:
-        flat = torch_arguments(self.carrier, sample)
-        flat = [x.to(self.device) if isinstance(x, torch.Tensor) else x for x in flat]
-        args, kwargs = pytree.tree_unflatten(flat, self.spec)
-        leaves = pytree.tree_leaves(self.module(*args, **kwargs))
+        args, kwargs = self.arguments(sample)
+        # cuDNN's convolutions use TF32 unless they are told not to
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            leaves = pytree.tree_leaves(self.module(*args, **kwargs))
         return [x for x in leaves if isinstance(x, torch.Tensor)]
 
     def __call__(self, sample: Sample) -> list[Array]:
         with torch.no_grad():
             return [to_numpy(t) for t in self.tensors(sample)]
+
+
+def narrow(carrier: TorchCarrier, dtype: str, device: str = "cpu") -> TorchModule:
+    """A copy of the program in ``dtype`` ("float32", "float16", "bfloat16")."""
+    at = [i for i, _ in torch_outputs(carrier)]
+    kind = getattr(torch, dtype)
+    return TorchModule(carrier, narrow_module(carrier, kind, at), device, kind)
+
+
+def exported(called: TorchModule, sample: Sample, found: Sequence[Field]) -> Any:
+    """The ExportedProgram of a copy; axes that are dynamic stay so."""
+    args, _ = called.arguments(sample)
+    axes = iter(found)
+    shapes = tuple(_dynamic(next(axes)) if isinstance(a, torch.Tensor) else None for a in args)
+    return torch.export.export(called.module, args, dynamic_shapes={"inputs": shapes}, strict=False)
+
+
+def _dynamic(f: Field) -> dict[int, Any]:
+    return {i: torch.export.Dim.AUTO for i, n in enumerate(f.shape) if isinstance(n, str)}
+
+
+def moved(program: Any, device: str) -> Any:
+    """The exported program on ``device``."""
+    if device == "cpu":
+        return program
+    from torch.export.passes import move_to_device_pass
+
+    return move_to_device_pass(program, device)
 
 
 class ViewDouble:
@@ -205,4 +260,14 @@ def _show(watch: Watch, v: Value, array: Array) -> None:
         watch(v.name, str(getattr(op.native, "op_type", op.kind)), array)
 
 
-__all__ = ["Program", "TorchDouble", "TorchModule", "ViewDouble", "to_numpy", "torch_tensors"]
+__all__ = [
+    "Program",
+    "TorchDouble",
+    "TorchModule",
+    "ViewDouble",
+    "exported",
+    "moved",
+    "narrow",
+    "to_numpy",
+    "torch_tensors",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from meristem.verify.locate import LayerAgreement
@@ -39,7 +39,8 @@ class Verdict:
     """The word for one level, why, the measurements, and the inputs that they were taken on.
 
     ``statistics`` are those of errors by output and setting, ``layers`` how values on the way agree (where
-    the level differs, or where they were asked for), ``placement`` which nodes ran where by setting.
+    the level differs, or where they were asked for), ``placement`` which nodes ran where by setting,
+    ``differences`` how far two settings are from each other on the same model.
     """
 
     word: str
@@ -50,6 +51,7 @@ class Verdict:
     statistics: list[OutputStatistics] = field(default_factory=list)
     layers: list[LayerAgreement] = field(default_factory=list)
     placement: list[Any] = field(default_factory=list)
+    differences: list[Any] = field(default_factory=list)
 
     @property
     def checked(self) -> bool:
@@ -100,6 +102,18 @@ def judge(
     else:
         word, reason = BIT_EXACT if exact else NOISE_FLOOR, remark
     return Verdict(word, reason, list(measures), list(inputs), [*wrong[1:], *notes])
+
+
+def joined(verdict: Verdict, measures: Sequence[Measure], failures: Sequence[str]) -> Verdict:
+    """A verdict with further measurements and plain failures; what is wrong among them decides."""
+    wrong = [*failures, *(str(m) for m in measures if not m.ok)]
+    out = replace(verdict, measures=[*verdict.measures, *measures])
+    if not wrong:
+        return out
+    if verdict.word == DIFFERS:
+        return replace(out, notes=[*verdict.notes, *wrong])
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return replace(out, word=DIFFERS, reason=wrong[0] + more, notes=[*wrong[1:], *verdict.notes])
 
 
 def in_turn(verdicts: Sequence[Verdict]) -> Verdict:
@@ -187,4 +201,4 @@ def _finite(x: Any) -> Any:
     return x
 
 
-__all__ = ["LEVELS", "Measure", "Report", "Verdict", "in_turn", "judge", "not_checked"]
+__all__ = ["LEVELS", "Measure", "Report", "Verdict", "in_turn", "joined", "judge", "not_checked"]

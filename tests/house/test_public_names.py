@@ -69,7 +69,9 @@ def test_signatures_are_the_contract():
         "batches",
     ]  # fmt: skip
     assert list(_signature("grow"))[:2] == ["model", "sizes_or_plan"]
-    assert list(_signature("verify")) == ["model", "grown", "runtime", "providers", "inputs"]
+    assert list(_signature("verify")) == [
+        "model", "grown", "runtime", "providers", "inputs", "dtypes", "optimizations", "sizes", "seed",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", ["plan", "grow", "verify"])

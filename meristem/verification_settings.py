@@ -1,0 +1,196 @@
+"""Both models opened in every setting that is asked for: runtime, place, optimisations, float type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from meristem.rewrite.errors import MeristemError, RuntimeUnavailable
+from meristem.verify.between import Between
+from meristem.verify.inputs import Sample
+from meristem.verify.numeric import Deployed, attempt
+from meristem.verify.placement import Placement
+from meristem.verify.precision import DTYPES
+from meristem.verify.programs import Program
+from meristem.verify.recipes import EPSILON
+from meristem.verify.runtimes import LEVELS, RUNTIMES, Artifacts, Runtime, Session, Setting, chosen
+
+# What serves a float type that no runtime that was asked for has: the first that can.
+_SERVES = ("torch", "onnx.reference")
+_TRIES = 3  # inputs on which a run is tried that is to show where nodes run
+
+
+@dataclass(frozen=True)
+class Request:
+    """The settings that are asked for."""
+
+    runtimes: tuple[Runtime, ...]
+    providers: Any = None
+    dtypes: tuple[str | None, ...] = (None,)
+    levels: tuple[str, ...] = ("off", "all")
+
+    @property
+    def narrow(self) -> bool:
+        """Is a copy asked for whose numbers are shorter than float32's?"""
+        return any(d in ("float16", "bfloat16") for d in self.dtypes)
+
+    def settings(self, dtype: str | None) -> list[Setting]:
+        """All of one float type."""
+        rows = (r.settings(self.providers, self.levels, dtype) for r in self.runtimes)
+        return [s for row in rows for s in row]
+
+    def count(self) -> int:
+        return sum(len(self.settings(d)) for d in self.dtypes)
+
+
+def request(runtime: Any, providers: Any, dtypes: Any, optimizations: Any) -> Request:
+    """The arguments of ``verify``, checked. Raises RuntimeUnavailable, with what could be given."""
+    levels, types = _listed(optimizations), _listed(dtypes)
+    _among("optimization level", levels, LEVELS)
+    _among("dtype", types, tuple(DTYPES))
+    return Request(tuple(chosen(runtime)), providers, types or (None,), levels or LEVELS[::2])
+
+
+def _listed(given: Any) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+
+
+def _among(what: str, given: Sequence[str], known: Sequence[str]) -> None:
+    wrong = [g for g in given if g not in known]
+    if wrong:
+        raise RuntimeUnavailable(
+            f"{what} {wrong[0]!r} is not known; choose from {', '.join(known)}"
+        )
+
+
+@dataclass
+class Opened:
+    """What could be opened, and what was said of the rest.
+
+    ``refused`` are settings in which the original does not run, so that nothing can be said of the
+    grown model there; ``failures`` are those where only the grown model is refused.
+    """
+
+    settings: list[Deployed] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    between: Between = field(default_factory=Between)
+    sessions: list[tuple[str, str, Session]] = field(default_factory=list)
+
+    def open(self, old: Artifacts, new: Artifacts, setting: Setting) -> bool:
+        """Open both models; False where the original is refused."""
+        name = str(setting)
+        original, words = _program(old, setting)
+        if original is None:
+            place = replace(setting, level="")  # every level is refused in the same words
+            words = f"{place}: not checked: {words}"
+            if words not in self.refused:
+                self.refused.append(words)
+            return False
+        grown, words = _program(new, setting)
+        if grown is None:
+            self.failures.append(f"{name}: the grown model is refused: {words}")
+            return True
+        for model, program in (("original", original), ("grown", grown)):
+            if isinstance(program, Session):
+                self.sessions.append((name, model, program))
+        eps = EPSILON[setting.dtype] if setting.dtype else None
+        watch = self.between.watch
+        group = setting.dtype or ""
+        self.settings.append(
+            Deployed(
+                name,
+                watch(name, group, original, "original"),
+                watch(name, group, grown, "grown"),
+                eps,
+            )
+        )
+        return True
+
+    def placement(self, samples: Sequence[Sample], grown: Any) -> list[Placement]:
+        """Where nodes run, by a run of every session.
+
+        Raises RuntimeUnavailable where none runs on the provider that was asked for.
+        """
+        out = []
+        for name, model, session in self.sessions:
+            for sample in samples[:_TRIES]:
+                _, problem = attempt(session, grown(sample) if model == "grown" else sample)
+                if not problem:
+                    break
+            out += session.placement(name, model)
+        return out
+
+
+def open_all(old: Artifacts, new: Artifacts, wanted: Request) -> Opened:
+    """Both models in every setting. A float type that no runtime of the request has is served by torch,
+    or by onnx.reference for a file.
+
+    Raises RuntimeUnavailable where a runtime, provider or device is not there.
+    """
+    out = Opened()
+    for dtype in wanted.dtypes:
+        done = [out.open(old, new, s) for s in wanted.settings(dtype)]
+        if dtype is None or any(done):
+            continue
+        for name in _SERVES:
+            row = RUNTIMES[name]
+            if row not in wanted.runtimes:
+                first = row.settings(None, wanted.levels, dtype)[0]
+                if out.open(old, new, first):
+                    out.refused[-1] += f"; {name} serves instead"
+                    break
+    return out
+
+
+def _program(model: Artifacts, setting: Setting) -> tuple[Program | None, str]:
+    """A model in a setting, or the words of what refuses it."""
+    try:
+        return RUNTIMES[setting.runtime].open(model, setting), ""
+    except RuntimeUnavailable:
+        raise
+    except MeristemError as error:
+        return None, str(error)
+    except Exception as error:  # the runtimes' errors have no common base
+        return None, f"{setting.title} refuses it: {_brief(error)}"
+
+
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[:2])[:400]
+
+
+class Forms:
+    """A model as files and modules, each made once, in a folder of its own."""
+
+    def __init__(self, subject: Any, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.subject, self.folder = subject, folder
+        self._files: dict[str | None, Path] = {}
+
+    def file(self, dtype: str | None) -> Path:
+        """The model's ONNX file, or a copy of it in ``dtype``."""
+        from meristem.verify.precision import copy_onnx
+
+        if dtype not in self._files:
+            if dtype is None:
+                self._files[None] = self.subject.onnx(self.folder / "model.onnx")
+            else:
+                target = self.folder / f"model.{dtype}.onnx"
+                self._files[dtype] = copy_onnx(self.file(None), target, dtype)
+        return self._files[dtype]
+
+    def module(self, dtype: str | None, device: str) -> Any:
+        """The model as a torch module."""
+        return self.subject.module(dtype, device)
+
+    def program(self, dtype: str | None, device: str) -> Any:
+        """The model as an exported program."""
+        return self.subject.program(dtype, device)
+
+
+__all__ = ["Forms", "Opened", "Request", "open_all", "request"]
