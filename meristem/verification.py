@@ -14,6 +14,7 @@ from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
+from meristem.verification_decoding import decode
 from meristem.verification_inputs import Samples, drawn, given
 from meristem.verification_locate import locate_in
 from meristem.verification_settings import Forms, Opened, Request, open_all, request
@@ -68,7 +69,9 @@ def verify_models(
     locate_in(
         levels, check.old, check.new, check.steps, samples.every, check.interface, always=layers
     )
-    return Report({name: levels[name] for name in LEVELS})
+    if check.decoding is not None:
+        levels["decoding"] = check.decoding
+    return Report({name: levels[name] for name in LEVELS if name in levels})
 
 
 def _models(*sources: Any) -> list[Model]:
@@ -89,6 +92,7 @@ class _Check:
         found = class_outputs(model.graph, model.equations)
         self.interface = replace(interface_of(self.steps), classes=found)
         self.script = EditScript(literals=[e for s in self.steps for e in s.script.literals])
+        self.decoding: Verdict | None = None
 
     def recipes(self) -> Recipes:
         """What the plan says of every stored name."""
@@ -166,6 +170,9 @@ class _Check:
                 return judge([], exact=False, failures=opened.failures, notes=opened.refused)
             placement = opened.placement(samples.plain, self.interface.inputs)
             verdict = self._compared(samples, opened)
+            self.decoding = decode(
+                self.old, self.new, self.steps, self.reason, opened.settings, self.interface
+            )
         verdict.placement, verdict.differences = placement, opened.between.differences()
         verdict.notes += opened.between.notes()
         return verdict

@@ -49,8 +49,9 @@ def to_numpy(t: torch.Tensor) -> Array:
     return np.asarray((t.float() if t.dtype == torch.bfloat16 else t).numpy())
 
 
-def torch_arguments(carrier: TorchCarrier, sample: Sample) -> list[Any]:
-    """The flat user inputs of a program: tensors of their own dtype, constants as traced."""
+def torch_arguments(carrier: TorchCarrier, sample: Sample, *, wide: bool = False) -> list[Any]:
+    """The flat user inputs of a program: tensors of their own dtype (with ``wide`` floats in float64),
+    constants as traced."""
     out = []
     for node, spec in carrier.placeholders():
         if spec.kind is not InputKind.USER_INPUT:
@@ -58,7 +59,8 @@ def torch_arguments(carrier: TorchCarrier, sample: Sample) -> list[Any]:
         val = node.meta.get("val")
         if isinstance(val, torch.Tensor):
             array = np.ascontiguousarray(sample.arrays[node.name])
-            out.append(torch.from_numpy(array.copy()).to(val.dtype))
+            dtype = torch.float64 if wide and val.dtype.is_floating_point else val.dtype
+            out.append(torch.from_numpy(array.copy()).to(dtype))
         elif isinstance(spec.arg, ConstantArgument):
             out.append(spec.arg.value)
         else:
@@ -107,7 +109,7 @@ class TorchDouble:
 
     def tensors(self, sample: Sample) -> list[torch.Tensor]:
         """The outputs as tensors, with gradients where the weights have them."""
-        got = self.module(*torch_arguments(self.carrier, sample))
+        got = self.module(*torch_arguments(self.carrier, sample, wide=True))
         return [got[i] for i, _ in self._at]
 
     def __call__(self, sample: Sample) -> list[Array]:
@@ -118,7 +120,8 @@ class TorchDouble:
         """Run, and show every result of a node to ``watch``, in order."""
         keeper = _Keeper(self.module.module, watch)
         with torch.no_grad():
-            keeper.run(*self.module.arguments(*torch_arguments(self.carrier, sample)))
+            given = torch_arguments(self.carrier, sample, wide=True)
+            keeper.run(*self.module.arguments(*given))
 
 
 class _Keeper(torch.fx.Interpreter):
@@ -241,17 +244,28 @@ class ViewDouble:
     ) -> None:
         self.view, self.weights = view, weights
         self._graphs: dict[tuple[tuple[str, int], ...], Graph] = {}
-        self.outputs = [name for name, _ in view({}).outputs]
+        plain = view({})
+        self._inputs = plain.inputs
+        self.outputs = [name for name, _ in plain.outputs]
 
     def __call__(self, sample: Sample) -> list[Array]:
-        key = tuple(sorted(sample.sizes.items()))
-        if key not in self._graphs:
-            self._graphs[key] = self.view(sample.sizes)
-        return run(self._graphs[key], sample.arrays, self.weights)
+        return run(self._graph(sample), sample.arrays, self.weights)
 
     def watched(self, sample: Sample, watch: Watch) -> None:
         """Run, and show every result of an operator to ``watch``, in order."""
-        run(self.view(sample.sizes), sample.arrays, self.weights, lambda v, a: _show(watch, v, a))
+        run(self._graph(sample), sample.arrays, self.weights, lambda v, a: _show(watch, v, a))
+
+    def _graph(self, sample: Sample) -> Graph:
+        """The view at the sizes of a sample's own arrays."""
+        sizes = dict(sample.sizes)
+        for v in self._inputs:
+            if v.name in sample.arrays:
+                shape = sample.arrays[v.name].shape
+                sizes |= {name: shape[axis] for axis, name in v.dynamic.items()}
+        key = tuple(sorted(sizes.items()))
+        if key not in self._graphs:
+            self._graphs[key] = self.view(sizes)
+        return self._graphs[key]
 
 
 def _show(watch: Watch, v: Value, array: Array) -> None:

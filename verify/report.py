@@ -13,7 +13,7 @@ from meristem.verify.statistics import OutputStatistics
 BIT_EXACT, NOISE_FLOOR = "bit-exact", "noise-floor"
 DIFFERS, NOT_CHECKED = "differs", "not checked"
 APPROXIMATE = "approximate"
-LEVELS = ("algebra", "deployment", "training")
+LEVELS = ("algebra", "deployment", "decoding", "training")
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,9 @@ def not_checked(reason: str) -> Verdict:
 class Report:
     """The verdicts of a verification.
 
-    ``levels`` maps "algebra" (float64), "deployment" (the file in its runtime) and "training"
-    (gradients) to verdicts. ``str(report)`` is for people, ``to_json`` for machines.
+    ``levels`` maps "algebra" (float64), "deployment" (the file in its runtime), "decoding" (step by step,
+    for models with a cache alone) and "training" (gradients) to verdicts. ``str(report)`` is for people,
+    ``to_json`` for machines.
     """
 
     levels: dict[str, Verdict]
