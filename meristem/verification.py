@@ -231,6 +231,10 @@ class _Check:
         valid = [s for s in samples.plain if not attempt(self.old.double(), s)[1]][:3]
         if not valid:
             return not_checked("no input was valid; pass inputs=")
+        for sample in valid:
+            problem = attempt(self.new.double(), self.interface.inputs(sample))[1]
+            if problem:
+                return Verdict("differs", f"{sample}: the grown model fails: {problem}")
         try:
             return training_of(self.steps, valid)
         except CarrierError as error:

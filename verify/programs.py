@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -119,9 +121,23 @@ class TorchDouble:
     def watched(self, sample: Sample, watch: Watch) -> None:
         """Run, and show every result of a node to ``watch``, in order."""
         keeper = _Keeper(self.module.module, watch)
-        with torch.no_grad():
-            given = torch_arguments(self.carrier, sample, wide=True)
+        given = torch_arguments(self.carrier, sample, wide=True)
+        with torch.no_grad(), _defined():
             keeper.run(*self.module.arguments(*given))
+
+
+@contextmanager
+def _defined() -> Iterator[None]:
+    """What is allocated and not yet written holds the same numbers in every run."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a kernel has no deterministic form is no matter here
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=only_warns)
 
 
 class _Keeper(torch.fx.Interpreter):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from meristem.verify.locate import LayerAgreement
-from meristem.verify.statistics import OutputStatistics
+from meristem.verify.statistics import OutputStatistics, table
 
 BIT_EXACT, NOISE_FLOOR = "bit-exact", "noise-floor"
 DIFFERS, NOT_CHECKED = "differs", "not checked"
@@ -163,6 +163,7 @@ class Report:
             worst = v.worst
             if worst is not None and str(worst) not in v.reason:
                 lines.append(f"  {'':<{width}}  nearest to its limit: {worst}")
+            lines += [f"  {'':<{width}}  {row}" for row in table(v.statistics)]
             if v.inputs:
                 lines.append(f"  {'':<{width}}  on {len(v.inputs)} inputs: {_short(v.inputs)}")
             lines += [f"  {'':<{width}}  note: {n}" for n in v.notes]

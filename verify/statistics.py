@@ -8,7 +8,7 @@ ends of bins, at most 1/64 too large. Norms are summed with their scale, so that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor, inf, log10
 
@@ -47,19 +47,38 @@ class OutputStatistics:
     agreement: float | None
     histogram: list[tuple[int | None, int]]
 
-    def __str__(self) -> str:
-        middle, high = self.quantiles[QUANTILES[0]], self.quantiles[QUANTILES[2]]
-        text = (
-            f"{self.output} ({self.setting}): max {self.max:.2e} ({self.relative:.2g} of the original's "
-            f"own), mean {self.mean:.1e}, median {middle:.1e}, 99% {high:.1e}, "
-            f"SQNR {decibels(self.sqnr)} (own {decibels(self.own_sqnr)})"
-        )
-        return text if self.agreement is None else f"{text}, top-1 {self.agreement:.2%}"
-
 
 def decibels(x: float) -> str:
     """A ratio as a person reads it; equal outputs have none."""
     return "equal" if x == inf else f"{x:.1f} dB"
+
+
+# How many rows a person is shown; data have all of them.
+ROWS = 6
+_HEAD = ("output", "max error", "x own", "mean", "median", "99%", "SQNR", "own SQNR", "top-1")
+
+
+def table(rows: Sequence[OutputStatistics], most: int = ROWS) -> list[str]:
+    """Lines of text: the worst rows, each column as wide as it needs; nothing without rows."""
+    shown = sorted(rows, key=lambda r: -r.relative)[:most]
+    cells = [_HEAD, *(_cells(r) for r in shown)] if shown else []
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            c.rjust(w) if k else c.ljust(w)
+            for k, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+    return lines + ([f"and {len(rows) - most} more"] if len(rows) > most else [])
+
+
+def _cells(r: OutputStatistics) -> tuple[str, ...]:
+    return (
+        f"{r.output} ({r.setting})", f"{r.max:.1e}", f"{r.relative:.2f}", f"{r.mean:.1e}",
+        f"{r.quantiles['0.5']:.1e}", f"{r.quantiles['0.99']:.1e}", decibels(r.sqnr),
+        decibels(r.own_sqnr), "" if r.agreement is None else f"{r.agreement:.1%}",
+    )  # fmt: skip
 
 
 def distances(expected: Array, got: Array) -> Array:
@@ -181,4 +200,4 @@ def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(r[at : at + CHUNK] for r in rows)
 
 
-__all__ = ["QUANTILES", "Gathered", "OutputStatistics", "decibels", "distances"]
+__all__ = ["QUANTILES", "Gathered", "OutputStatistics", "decibels", "distances", "table"]
