@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full pictures lint format bench clean
+.PHONY: help install demo test test-full test-gpu pictures lint format bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -52,6 +52,11 @@ build/full/%.xml: $(READY)
 	@$(BIN)/pytest -n $(WORKERS) --dist worksteal $(SELECT_$*) $(ARGS) --junitxml=$@.new \
 		-o junit_suite_name=$$(git describe --always --dirty)
 	@mv $@.new $@
+
+PROVIDER ?= cuda
+
+test-gpu: $(READY)  ## the verification suite on a card (PROVIDER=cuda), or on the CPU where there is none
+	@$(BIN)/python -m tests.gpu --provider $(PROVIDER) $(ARGS)
 
 pictures: $(READY)  ## draw the pictures of docs/ again (a quarter of an hour)
 	@$(PIP) --group docs

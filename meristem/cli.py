@@ -15,7 +15,14 @@ from typing import Annotated, Any
 import typer
 
 from meristem import cli_output as out
-from meristem.cli_arguments import grow_options, parse_at, parse_sizes, read_given, read_plan
+from meristem.cli_arguments import (
+    grow_options,
+    parse_at,
+    parse_axes,
+    parse_sizes,
+    read_given,
+    read_plan,
+)
 from meristem.cli_search import search
 
 app = typer.Typer(
@@ -122,7 +129,7 @@ def grow(
                 if staged.plan is not None:
                     staged.plan.write_text(grown.plan.to_json() + "\n", encoding="utf-8")
             if verify:
-                report = _verify(loaded, grown, staged.model, None)
+                report = _verify(loaded, grown, staged.model)
             code = 0 if report is None else out.exit_code(report)
             written = staged.publish() if code == 0 else []
         if json:
@@ -136,9 +143,33 @@ def grow(
 def verify(
     model: Annotated[Path, typer.Argument(metavar="A", help="the original")],
     grown: Annotated[Path, typer.Argument(metavar="B", help="the grown model")],
-    provider: Annotated[
-        list[str] | None, typer.Option(help="execution provider: cpu, cuda; repeatable")
+    runtime: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="onnxruntime (default), torch, torch.compile, aoti, onnx.reference; repeatable"
+        ),
     ] = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(help="execution provider: cpu, cuda, tensorrt, openvino, ...; repeatable"),
+    ] = None,
+    optimization: Annotated[
+        list[str] | None, typer.Option(help="off, basic, all (default: off and all); repeatable")
+    ] = None,
+    dtype: Annotated[
+        list[str] | None,
+        typer.Option(help="compare copies in float32, float16 or bfloat16; repeatable"),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="an .npz file, a folder of test_data_set_N, FILE.py:FUNCTION; repeatable"
+        ),
+    ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="AXIS=N of drawn inputs: sequence=2048; repeatable")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of drawn inputs")] = 0,
     plan: Annotated[
         Path | None, typer.Option(help="the plan of the growth; without it only outputs compare")
     ] = None,
@@ -148,11 +179,14 @@ def verify(
     from meristem.tables import verification, verification_data
 
     with out.command(json):
-        a = _load(model)
-        b = _load(grown)
-        if plan is not None:
+        options = grow_options(
+            runtime=runtime, providers=provider, optimizations=optimization, dtypes=dtype,
+            inputs=inputs, sizes=parse_axes(size), seed=seed,
+        )  # fmt: skip
+        a, b = _load_or_package(model), _load_or_package(grown)
+        if plan is not None and not isinstance(b, Path):
             b.plan = read_plan(plan)
-        report = _verify(a, b, grown, provider)
+        report = _verify(a, b, grown, **options)
         if json:
             out.data(verification_data(report))
         else:
@@ -226,17 +260,24 @@ def _grow(model: Any, request: Any, options: dict[str, Any]) -> Any:
         return meristem.grow(model, request, **options)
 
 
-def _verify(model: Any, grown: Any, path: Path, providers: list[str] | None) -> Any:
+def _load_or_package(path: Path) -> Any:
+    """A model, or the path of a compiled package, which has none."""
+    from meristem.verification_package import packaged
+
+    return path if packaged(path) else _load(path)
+
+
+def _verify(model: Any, grown: Any, path: Path, **options: Any) -> Any:
     """Measure ``grown`` as it stands in ``path``, where that file holds what the source holds."""
     import meristem
 
     with out.progress("verifying"):
-        if grown.plan is not None and path.suffix == _SUFFIX[model.side.name]:
+        stored = grown
+        models = not isinstance(model, Path) and not isinstance(grown, Path)
+        if models and grown.plan is not None and path.suffix == _SUFFIX[model.side.name]:
             stored = meristem.load(path)
             stored.plan = grown.plan
-        else:
-            stored = grown
-        return meristem.verify(model, stored, providers=providers)
+        return meristem.verify(model, stored, **options)
 
 
 _SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}

@@ -35,6 +35,17 @@ def parse_sizes(words: Sequence[str]) -> dict[str, int | str]:
     return out
 
 
+def parse_axes(words: Sequence[str] | None) -> dict[str, int] | None:
+    """``sequence=2048`` words as the mapping that ``meristem.verify`` takes."""
+    out = {}
+    for word in words or ():
+        name, equals, size = (part.strip() for part in word.rpartition("="))
+        if not equals or not name or not size.isdecimal():
+            raise typer.BadParameter(f"--size {word!r}: give AXIS=N, such as sequence=2048")
+        out[name] = int(size)
+    return out or None
+
+
 def parse_at(word: str | None) -> str | tuple[int, ...] | None:
     """``end``, ``spread``, or positions such as ``0,2``."""
     if word is None or word in ("end", "spread"):

@@ -15,8 +15,9 @@ from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
 from meristem.verification_decoding import decode
-from meristem.verification_inputs import Samples, drawn, given
+from meristem.verification_inputs import Samples, drawn, given, same_inputs
 from meristem.verification_locate import locate_in
+from meristem.verification_package import packaged, verify_package
 from meristem.verification_settings import Forms, Opened, Request, open_all, request
 from meristem.verification_sides import Subject, subject
 from meristem.verification_steps import follow, interface_of, recipes_of, training_of
@@ -57,8 +58,14 @@ def verify_models(
     CarrierError where inputs do not fit, or where the two models take different ones.
     """
     wanted = request(runtime, providers, dtypes, optimizations)
+
+    def samples_of(side: Subject) -> Samples:
+        return given(side, inputs) if inputs is not None else drawn(side, sizes, seed)
+
+    if packaged(model, grown):
+        return verify_package(model, grown, samples_of)
     check = _Check(*_models(model, grown))
-    samples = given(check.old, inputs) if inputs is not None else drawn(check.old, sizes, seed)
+    samples = samples_of(check.old)
     if wanted.narrow and inputs is None:
         samples = samples.narrowed()
     levels = {
@@ -88,6 +95,7 @@ class _Check:
         self.new: Subject = subject(grown)
         self.others: list[Subject] = [subject(m) for m in grown.others]
         self.plan = grown.plan
+        same_inputs(self.old, self.new)
         self.steps, self.reason = follow(model, grown)
         found = class_outputs(model.graph, model.equations)
         self.interface = replace(interface_of(self.steps), classes=found)

@@ -11,6 +11,7 @@ from meristem.rewrite.graph import Array
 from meristem.verification_sides import Subject
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw, fixed_sizes, rounded
 from meristem.verify.numeric import attempt, usable
+from meristem.verify.signature import Field
 from meristem.verify.sources import read_inputs
 
 _RANDOM = 2  # random inputs at each size for level 1
@@ -94,4 +95,30 @@ def given(old: Subject, inputs: Any) -> Samples:
     return Samples(samples, samples, notes, expected)
 
 
-__all__ = ["Samples", "drawn", "given"]
+def same_inputs(old: Subject, new: Subject) -> None:
+    """Raise CarrierError where the two models do not take the same inputs.
+
+    By name where the names are the same, else in their order; sizes may differ where the interface grew.
+    """
+    a, b = old.fields(), new.fields()
+    if len(a) == len(b):
+        by_name = {f.name: f for f in b}
+        pairs = (
+            [(f, by_name[f.name]) for f in a]
+            if by_name.keys() == {f.name for f in a}
+            else zip(a, b, strict=True)
+        )
+        if all(f.dtype == g.dtype and len(f.shape) == len(g.shape) for f, g in pairs):
+            return
+    raise CarrierError(
+        f"the two models take different inputs: {_listed(a)} and {_listed(b)}; compare models of one "
+        "interface",
+        inputs=[f.name for f in a],
+    )
+
+
+def _listed(found: list[Field]) -> str:
+    return ", ".join(f"{f.name} {f.dtype}({', '.join(map(str, f.shape))})" for f in found)
+
+
+__all__ = ["Samples", "drawn", "given", "same_inputs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 from meristem.rewrite.errors import MeristemError, RuntimeUnavailable
 from meristem.verify.between import Between
 from meristem.verify.inputs import Sample
-from meristem.verify.numeric import Deployed, attempt
+from meristem.verify.numeric import Deployed, attempt, copy_floor
 from meristem.verify.placement import Placement
 from meristem.verify.precision import DTYPES
 from meristem.verify.programs import Program
 from meristem.verify.recipes import EPSILON
 from meristem.verify.runtimes import LEVELS, RUNTIMES, Artifacts, Runtime, Session, Setting, chosen
 
+# "/onnxruntime_src/core/graph/model.h:46 void f(int) " before the message.
+_PLACES = re.compile(r"/\S+:\d+ [^\n]*?\) (?=[A-Z(])")
 # What serves a float type that no runtime that was asked for has: the first that can.
 _SERVES = ("torch", "onnx.reference")
 _TRIES = 3  # inputs on which a run is tried that is to show where nodes run
@@ -98,17 +101,11 @@ class Opened:
         for model, program in (("original", original), ("grown", grown)):
             if isinstance(program, Session):
                 self.sessions.append((name, model, program))
-        eps = EPSILON[setting.dtype] if setting.dtype else None
+        granted = copy_floor(setting.dtype, EPSILON[setting.dtype]) if setting.dtype else None
         watch = self.between.watch
         group = setting.dtype or ""
-        self.settings.append(
-            Deployed(
-                name,
-                watch(name, group, original, "original"),
-                watch(name, group, grown, "grown"),
-                eps,
-            )
-        )
+        pair = (watch(name, group, p, m) for m, p in (("original", original), ("grown", grown)))
+        self.settings.append(Deployed(name, *pair, granted))
         return True
 
     def placement(self, samples: Sequence[Sample], grown: Any) -> list[Placement]:
@@ -160,8 +157,9 @@ def _program(model: Artifacts, setting: Setting) -> tuple[Program | None, str]:
 
 
 def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return " ".join(line.strip() for line in lines[:2])[:400]
+    """What a runtime says, without the places in its own sources."""
+    text = _PLACES.sub("", str(error).strip()) or type(error).__name__
+    return " ".join(line.strip() for line in text.splitlines()[:2])[:500]
 
 
 class Forms:

@@ -19,7 +19,6 @@ from meristem.verify.inputs import Sample, rounded
 from meristem.verify.numeric import (
     ALGEBRA_LIMIT,
     DEPLOYMENT_FACTOR,
-    DEPLOYMENT_FLOOR,
     Deployed,
     attempt,
     difference,
@@ -248,7 +247,7 @@ def decoding(
         if got.problem:
             rows.failures.append(f"{s.setting}: the grown model fails: {got.problem}")
             continue
-        floor = DEPLOYMENT_FLOOR * (eps if s.eps is None else s.eps)
+        floor = s.floor(eps)
         rows.parts(
             play, names, s.setting, base, own, got,
             lambda mine, scale, floor=floor: DEPLOYMENT_FACTOR * max(mine, floor * scale),

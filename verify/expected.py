@@ -8,7 +8,6 @@ from meristem.rewrite.graph import Array
 from meristem.verify.inputs import Sample
 from meristem.verify.numeric import (
     DEPLOYMENT_FACTOR,
-    DEPLOYMENT_FLOOR,
     Deployed,
     Interface,
     attempt,
@@ -45,9 +44,8 @@ def expected(
             if problem:
                 failures.append(f"{s.setting}, {sample}: against expected outputs: {problem}")
                 continue
-            spacing = s.eps or eps
             for name, e, g in zip(names, wanted[sample.label], got, strict=True):
-                limit = 2 * DEPLOYMENT_FACTOR * DEPLOYMENT_FLOOR * spacing * scale_of(e)
+                limit = 2 * DEPLOYMENT_FACTOR * s.floor(eps) * scale_of(e)
                 what = f"{name} against what {sample} expects ({s.setting})"
                 measures.append(Measure(what, difference(e, g), limit))
     return measures, failures

@@ -24,6 +24,15 @@ SCALE_FLOOR = 1e-3
 # and the least error that is granted in units of eps x max|y|.
 DEPLOYMENT_FACTOR = 4.0
 DEPLOYMENT_FLOOR = 8.0
+# In a copy of 11 or 8 bits the original's own error is measured far above that of float32, and the grown
+# model's beside it: what is granted besides is the rounding of the result itself. 8 spacings would be a
+# quarter of max|y| in bfloat16.
+NARROW_FLOOR = 0.5
+
+
+def copy_floor(dtype: str, eps: float) -> float:
+    """The least error that is granted a copy in ``dtype``, in units of max|y|."""
+    return (NARROW_FLOOR if dtype in ("float16", "bfloat16") else DEPLOYMENT_FLOOR) * eps
 
 
 @dataclass
@@ -210,13 +219,17 @@ def _ratio(m: Measure) -> float:
 
 @dataclass
 class Deployed:
-    """Both models in one setting of a runtime. ``eps`` is that of the setting's own type, where it is
-    another one than the model's."""
+    """Both models in one setting of a runtime. ``granted`` is the least error that is granted in units of
+    max|y|, where the setting is a copy in another type than the model's."""
 
     setting: str
     original: Program
     grown: Program
-    eps: float | None = None
+    granted: float | None = None
+
+    def floor(self, eps: float) -> float:
+        """The least error that is granted, in units of max|y|."""
+        return DEPLOYMENT_FLOOR * eps if self.granted is None else self.granted
 
 
 def deployment(
@@ -270,10 +283,10 @@ def deployment(
                 row.add(e, o, w, g, scale_of(e))
     if not errors and not wrong:
         return not_checked("; ".join(remarks[-1:]) or "no input was valid; pass inputs=")
-    spacing = {s.setting: eps if s.eps is None else s.eps for s in settings}
+    floors = {s.setting: s.floor(eps) for s in settings}
     measures, statistics = [], []
     for (setting, name), row in errors.items():
-        granted = DEPLOYMENT_FLOOR * spacing[setting] * row.scale
+        granted = floors[setting] * row.scale
         limit = DEPLOYMENT_FACTOR * max(row.own, granted)
         measures.append(Measure(f"{name} ({setting})", row.worst, limit))
         statistics.append(row.finish(name, setting, granted))
@@ -295,6 +308,7 @@ __all__ = [
     "Interface",
     "algebra",
     "attempt",
+    "copy_floor",
     "deployment",
     "eps_of",
     "scale_of",

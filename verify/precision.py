@@ -75,9 +75,23 @@ class _Copy:
         graph = self.model.graph
         declared = {v: v.dtype for v in graph.outputs}
         self.convert(graph)
+        self.clean()
         for i, value in enumerate(graph.outputs):
             if value in self.was or value.dtype is not declared[value]:
                 graph.outputs[i] = self.output(value, declared[value])
+
+    def clean(self) -> None:
+        """Weights that nothing reads in their old type any more go; the new ones take their names."""
+        for (old, _), new in self.made.items():
+            graph = old.graph
+            if graph is None or not old.is_initializer() or old.uses() or old.is_graph_output():
+                continue
+            if not old.is_graph_input():
+                name = old.name
+                del graph.initializers[name]
+                graph.initializers.pop(new.name)
+                new.name = name
+                graph.initializers[name] = new
 
     def convert(self, graph: Any) -> None:
         """Every node of a graph, and of the graphs inside."""

@@ -8,7 +8,7 @@ ends of bins, at most 1/64 too large. Norms are summed with their scale, so that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor, inf, log10
 
@@ -58,19 +58,23 @@ ROWS = 6
 _HEAD = ("output", "max error", "x own", "mean", "median", "99%", "SQNR", "own SQNR", "top-1")
 
 
-def table(rows: Sequence[OutputStatistics], most: int = ROWS) -> list[str]:
-    """Lines of text: the worst rows, each column as wide as it needs; nothing without rows."""
-    shown = sorted(rows, key=lambda r: -r.relative)[:most]
-    cells = [_HEAD, *(_cells(r) for r in shown)] if shown else []
+def worst_rows(rows: Iterable[OutputStatistics], most: int = ROWS) -> list[tuple[str, ...]]:
+    """The rows that come nearest to their limit, as words: output, largest error, that as a multiple of
+    the original's, mean, median, 99% quantile, SQNR, the original's, top-1 agreement."""
+    return [_cells(r) for r in sorted(rows, key=lambda r: -r.relative)[:most]]
+
+
+def table(rows: Sequence[OutputStatistics]) -> list[str]:
+    """The same as lines of text under a head; nothing without rows."""
+    if not rows:
+        return []
+    cells = [_HEAD, *worst_rows(rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            c.rjust(w) if k else c.ljust(w)
-            for k, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    ]
-    return lines + ([f"and {len(rows) - most} more"] if len(rows) > most else [])
+    lines = []
+    for name, *numbers in cells:
+        right = (c.rjust(w) for c, w in zip(numbers, widths[1:], strict=True))
+        lines.append("  ".join((name.ljust(widths[0]), *right)).rstrip())
+    return lines + ([f"and {len(rows) - ROWS} more"] if len(rows) > ROWS else [])
 
 
 def _cells(r: OutputStatistics) -> tuple[str, ...]:
@@ -200,4 +204,12 @@ def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(r[at : at + CHUNK] for r in rows)
 
 
-__all__ = ["QUANTILES", "Gathered", "OutputStatistics", "decibels", "distances", "table"]
+__all__ = [
+    "QUANTILES",
+    "Gathered",
+    "OutputStatistics",
+    "decibels",
+    "distances",
+    "table",
+    "worst_rows",
+]

@@ -171,6 +171,32 @@ def test_verify_two_files(pair):
     assert done.out.count("not checked") == 2  # without the plan
 
 
+def test_verify_in_several_settings(pair, tmp_path):
+    a, b, plan = pair
+    x = np.random.default_rng(0).standard_normal((3, HIDDEN)).astype(np.float32)
+    np.savez(tmp_path / "one.npz", x=x)
+    data = run(
+        "verify", a, b, "--plan", plan, "--runtime", "onnxruntime", "--runtime", "onnx.reference",
+        "--dtype", "float16", "--dtype", "bfloat16", "--optimization", "basic",
+        "--inputs", tmp_path / "one.npz", "--json",
+    ).data  # fmt: skip
+    found = data["levels"]["deployment"]
+    assert data["ok"]
+    assert found["inputs"] == ["one.npz"]
+    assert {p["setting"] for p in found["placement"]} == {
+        "ONNX Runtime CPU, optimisations basic, float16"
+    }
+    assert any("bfloat16: not checked" in n for n in found["notes"])
+    assert {d["second"] for d in found["differences"]} == {"onnx.reference, float16"}
+
+
+def test_verify_at_a_size(pair):
+    a, b, _ = pair
+    data = run("verify", a, b, "--size", "batch=9", "--optimization", "all", "--json").data
+    assert all(f"9x{HIDDEN}" in i for i in data["levels"]["deployment"]["inputs"])
+    assert run("verify", a, b, "--size", "sequence").code == 2
+
+
 def test_verify_with_the_plan(pair):
     a, b, plan = pair
     data = run("verify", a, b, "--plan", plan, "--json").data

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
+import numpy as np
+import torch
+
 from meristem.rewrite.errors import CarrierError
-from meristem.verify.programs import TorchModule
+from meristem.rewrite.graph import Array
+from meristem.verify.inputs import Sample
+from meristem.verify.programs import TorchModule, to_numpy
 from meristem.verify.runtimes.compiled import compiler
 from meristem.verify.runtimes.table import Artifacts, Runtime, Setting, devices
 
@@ -30,6 +37,8 @@ def load_package(path: Path) -> Any:
     """
     from torch._inductor import aoti_load_package
 
+    # otherwise tensors of another type or size are read as if they were the right ones
+    os.environ.setdefault("AOTI_RUNTIME_CHECK_INPUTS", "1")
     try:
         return aoti_load_package(str(path))
     except Exception as error:  # the loader's errors have no common base
@@ -38,6 +47,19 @@ def load_package(path: Path) -> Any:
             "machine with torch._inductor.aoti_compile_and_package",
             path=str(path),
         ) from error
+
+
+class Package:
+    """A package from a file. ``inputs`` are the names of its inputs, in order, and ``outputs`` of what it
+    gives."""
+
+    def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self.loaded, self.inputs, self.outputs = load_package(path), inputs, list(outputs)
+
+    def __call__(self, sample: Sample) -> list[Array]:
+        arrays = (np.ascontiguousarray(sample.arrays[n]) for n in self.inputs)
+        got = self.loaded.loader.run([torch.from_numpy(a.copy()) for a in arrays])
+        return [to_numpy(t) for t in got]
 
 
 def _open(model: Artifacts, setting: Setting) -> TorchModule:
@@ -54,4 +76,4 @@ def _open(model: Artifacts, setting: Setting) -> TorchModule:
 
 ROW = Runtime("aoti", "AOTInductor", "module", _INSTALL, _open, devices("aoti"))
 
-__all__ = ["ROW", "is_package", "load_package"]
+__all__ = ["ROW", "Package", "is_package", "load_package"]

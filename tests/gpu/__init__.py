@@ -1,0 +1,1 @@
+"""The verification suite on an accelerator: ``make test-gpu``."""
