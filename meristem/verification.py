@@ -199,6 +199,7 @@ class _Check:
         verdict = deployment(
             reference, opened.settings, samples.plain, self.interface, eps, notes, planned
         )
+        verdict = opened.settled(verdict)
         measures, failures = expected(
             opened.settings, samples.plain, samples.expected, self.interface, eps
         )

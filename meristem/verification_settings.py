@@ -16,6 +16,7 @@ from meristem.verify.placement import Placement
 from meristem.verify.precision import DTYPES
 from meristem.verify.programs import Program
 from meristem.verify.recipes import EPSILON
+from meristem.verify.report import DIFFERS, Verdict
 from meristem.verify.runtimes import LEVELS, RUNTIMES, Artifacts, Runtime, Session, Setting, chosen
 
 # "/onnxruntime_src/core/graph/model.h:46 void f(int) " before the message.
@@ -107,6 +108,15 @@ class Opened:
         pair = (watch(name, group, p, m) for m, p in (("original", original), ("grown", grown)))
         self.settings.append(Deployed(name, *pair, granted))
         return True
+
+    def settled(self, verdict: Verdict) -> Verdict:
+        """The verdict with the settings in which nothing ran named as not checked."""
+        ran = [s.setting for s in self.settings if s.setting in self.between.ran]
+        silent = [s.setting for s in self.settings if s.setting not in self.between.ran]
+        if not silent or not verdict.checked or verdict.word == DIFFERS:
+            return verdict
+        said = [f"{name}: not checked: the original runs on no input there" for name in silent]
+        return replace(verdict, reason=", ".join(ran), notes=[*said, *verdict.notes])
 
     def placement(self, samples: Sequence[Sample], grown: Any) -> list[Placement]:
         """Where nodes run, by a run of every session.

@@ -40,6 +40,8 @@ class Between:
     _kept: dict[str, dict[str, Sequence[Array]]] = field(default_factory=dict)
     _worst: dict[str, dict[Key, float]] = field(default_factory=dict)
     _groups: dict[str, str] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
+    """Settings in which the grown model gave something."""
 
     def watch(self, setting: str, group: str, program: Program, model: str) -> Program:
         """The same program; what it gives is compared with the other settings of its group."""
@@ -50,6 +52,8 @@ class Between:
         self, setting: str, model: str, sample: Sample, names: Sequence[str], got: Sequence[Array]
     ) -> None:
         """One run. Runs of one sample follow each other."""
+        if model == "grown":
+            self.ran.add(setting)
         now = self._now.get(model)
         if now is None or now.label != sample.label or setting in self._kept[model]:
             self._now[model], self._kept[model] = sample, {}

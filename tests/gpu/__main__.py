@@ -59,9 +59,11 @@ def provider_of(word: str) -> tuple[str, str]:
 def headline(provider: str, why: str) -> list[str]:
     card = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
     if provider == CPU and why:
-        first = "No accelerator here: this ran on the CPU provider. It has not yet run on CUDA."
+        first = (
+            "# The verification suite on the CPU provider: no accelerator here, not yet run on CUDA"
+        )
     else:
-        first = f"Run with {provider}{f' on {card}' if card else ''}."
+        first = f"# The verification suite on {provider}{f', {card}' if card else ''}"
     versions = [f"{n} {metadata.version(n)}" for n in ("torch", "onnx")]
     versions.append(f"onnxruntime {sys.modules['onnxruntime'].__version__}")
     lines = [
@@ -121,7 +123,7 @@ def main(arguments: list[str]) -> int:
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     provider, why = provider_of(given.provider)
-    print("\n".join(["# The verification suite on an accelerator", "", *headline(provider, why)]))
+    print("\n".join(headline(provider, why)))
     placed, errors, times, ok = [], [], [], True
     for name in given.families or FAMILIES:
         print(f"{name} ...", file=sys.stderr, flush=True)

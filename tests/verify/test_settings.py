@@ -9,6 +9,7 @@ import meristem
 from meristem.rewrite.errors import CarrierError, RuntimeUnavailable
 from meristem.verification_settings import open_all, request
 from meristem.verify.runtimes import RUNTIMES, Session
+from meristem.verify.runtimes.compiled import compiler
 from meristem.verify.runtimes.providers import CPU, provider_names, requested
 from meristem.verify.runtimes.session import prove
 from tests.verify.models import mixer, onnx_file, spoil
@@ -176,17 +177,16 @@ def test_a_runtime_that_is_not_installed(pair, monkeypatch):
         meristem.verify(*pair)
 
 
-def test_a_compiler_that_is_not_installed(monkeypatch):
-    import torch._inductor.config as config
+def test_a_compiler_that_is_not_installed():
+    from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    from torch._inductor import cpp_builder
-
-    if hasattr(cpp_builder.get_cpp_compiler, "cache_clear"):
-        cpp_builder.get_cpp_compiler.cache_clear()
     model = mixer()
-    with pytest.raises(RuntimeUnavailable, match=r"no C\+\+ compiler; install a C"):
-        meristem.verify(model, meristem.grow(model, {"mlp": "x2"}), runtime="aoti")
+    grown = meristem.grow(model, {"mlp": "x2"})
+    with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(RuntimeUnavailable, match=r"no C\+\+ compiler; install a C"),
+    ):
+        meristem.verify(model, grown, runtime="aoti")
 
 
 class Files:
@@ -216,6 +216,26 @@ def test_only_the_grown_model_is_refused(tmp_path):
     assert all("not checked" in r for r in opened.refused)
 
 
+def test_a_setting_in_which_nothing_runs_is_not_checked(monkeypatch):
+    """torch.compile compiles on the first run: what it refuses shows only then."""
+    from meristem.verify.runtimes import compiled
+
+    def refuses(*args, **kwargs):
+        raise NotImplementedError("no such kernel")
+
+    monkeypatch.setattr(compiled, "compiler", lambda name: None)
+    monkeypatch.setattr(compiled.torch, "compile", lambda module, **options: refuses)
+    model = mixer()
+    grown = meristem.grow(model, {"mlp": "x2"})
+    report = meristem.verify(model, grown, runtime=["torch", "torch.compile"])
+    found = report.levels["deployment"]
+    assert found.reason == "torch cpu"
+    assert found.notes[0].startswith("torch.compile cpu: not checked")
+    assert any("no such kernel" in n for n in found.notes)
+    report = meristem.verify(model, grown, runtime="torch.compile")
+    assert report.levels["deployment"].word == "not checked"
+
+
 def test_every_row_says_what_it_takes_and_needs():
     assert {r.takes for r in RUNTIMES.values()} == {"file", "module"}
     assert all(r.install for r in RUNTIMES.values())
@@ -226,10 +246,11 @@ def test_every_row_says_what_it_takes_and_needs():
 def test_compilers(dtype):
     model = mixer()
     grown = meristem.grow(model, {"mlp": "x1.5", "hidden": "x1.5"})
+    torch._dynamo.reset()
     names = ["torch", "torch.compile", "aoti"]
     report = meristem.verify(model, grown, runtime=names, dtypes=dtype)
     assert report.ok, str(report)
-    assert len(report.levels["deployment"].measures) == 6
+    assert len(report.levels["deployment"].measures) == 3, str(report)
     assert len({(d.first, d.second) for d in report.levels["deployment"].differences}) == 3
 
 
@@ -239,6 +260,7 @@ def test_a_compiled_package_on_either_side(tmp_path):
     model = mixer()
     grown = meristem.grow(model, {"mlp": "x1.5"})
     package = tmp_path / "grown.pt2"
+    compiler("aoti")  # imports what torch deprecates of itself
     torch._inductor.aoti_compile_and_package(grown.exported_program, package_path=str(package))
     report = meristem.verify(model, package)
     assert report.ok, str(report)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,6 +17,9 @@ _INSTALL = "a C++ compiler (g++ or clang++; the variable CXX names another)"
 
 def compiler(runtime: str) -> None:
     """Raise RuntimeUnavailable where TorchInductor has no C++ compiler to work with."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of torch, by torch
+        import_module("torch._inductor.compile_fx")
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

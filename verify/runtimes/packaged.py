@@ -63,9 +63,9 @@ class Package:
 
 
 def _open(model: Artifacts, setting: Setting) -> TorchModule:
+    compiler(setting.runtime)
     from torch._inductor import aoti_compile_and_package
 
-    compiler(setting.runtime)
     called = model.module(setting.dtype, setting.place)
     path = Path(mkdtemp(dir=model.folder)) / "model.pt2"
     program = model.program(setting.dtype, setting.place)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib import import_module, metadata
 from typing import Any
 
@@ -97,7 +99,8 @@ def requested(ort: Any, provider: str) -> list[Any]:
         # It has no option for TF32: NVIDIA's libraries read this once, as they start.
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     if DEVICES.get(provider) == "cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+        with redirect_stdout(sys.stderr):  # it prints what it does not find
+            ort.preload_dlls()
     helpers = [h for h in _HELPERS.get(provider, ()) if h in listed]
     return [(n, _OPTIONS[n]) if n in _OPTIONS else n for n in (provider, *helpers, CPU)]
 
