@@ -82,12 +82,13 @@ class OnnxCarrier:
         """A size for every dynamic axis: the given one, or a prime that divides no weight's axis.
 
         First axes share one size whatever their symbols: exporters name the batch of every input
-        anew.
+        anew. So do the later axes of float inputs that differ in symbols alone (the past of every
+        layer's keys and values).
         """
         given = dict(given or {})
         sizes = {int(n) for v in self.graph.initializers.values() for n in _sizes(v) if int(n) > 1}
         primes = [p for p in _PRIMES if not any(n % p == 0 for n in sizes)] + list(_PRIMES)
-        spatial = list(_SPATIAL)
+        spatial, alike = list(_SPATIAL), dict[tuple[Any, ...], int]()
         out = dict(given)
         floats = {str(v.name): v for v in self.inputs() if is_float(v.dtype)}
         batch = primes.pop(0)
@@ -101,7 +102,10 @@ class OnnxCarrier:
             elif axis == 0:
                 out[name] = batch
             elif first in floats and axis >= 2 and len(floats[first].shape or ()) >= 4 and spatial:
-                out[name] = spatial.pop(0)
+                shape = tuple(n if isinstance(n, int) else None for n in floats[first].shape or ())
+                if (shape, axis) not in alike:
+                    alike[shape, axis] = spatial.pop(0)
+                out[name] = alike[shape, axis]
             else:
                 out[name] = primes.pop(0)
         return out

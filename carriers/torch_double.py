@@ -112,6 +112,10 @@ class _Runner(torch.nn.Module):
 
     def forward(self, *inputs: Any) -> list[Any]:
         """``inputs``: the program's user inputs in order, flattened; floating ones become float64."""
+        return list(self.module(*self.arguments(*inputs)))
+
+    def arguments(self, *inputs: Any) -> list[Any]:
+        """What the flat graph takes: stored tensors and inputs in the order of its signature."""
         flat = iter(inputs)
         stored = {node.name: name for node, name, _, _ in self.carrier.stored()}
         args = []
@@ -122,7 +126,7 @@ class _Runner(torch.nn.Module):
                 value = next(flat)
                 floating = isinstance(value, torch.Tensor) and value.is_floating_point()
                 args.append(value.double() if floating else value)
-        return list(self.module(*args))
+        return args
 
 
 class _Copy(torch.nn.Module):

@@ -149,6 +149,7 @@ def verify(
     dtypes: Any = None,
     optimizations: Any = ("off", "all"),
     sizes: Mapping[str, int] | None = None,
+    layers: bool = False,
     seed: int = 0,
 ) -> Any:
     """Measure that two models compute the same function; see docs/verify.md for levels and settings.
@@ -156,12 +157,13 @@ def verify(
     ``model`` and ``grown`` are Models, or paths of ONNX files (which have no plan, so only deployment is
     checked). ``runtime`` is one or several of onnxruntime, torch, torch.compile, aoti, onnx.reference;
     ``providers``, ``optimizations`` and ``dtypes`` ("float16") multiply its settings. ``inputs`` are
-    tuples, dicts, something that yields them, or paths; ``sizes`` fix axes of drawn ones. Returns a
-    Report: ``ok``, ``levels``, and the measured errors.
+    tuples, dicts, something that yields them, or paths; ``sizes`` fix axes of drawn ones.
+    ``layers`` reports how values on the way agree, also where nothing differs. Returns a Report: ``ok``,
+    ``levels``, and the measured errors.
     """
     from meristem.verification import verify_models
 
     return verify_models(
         model, grown, runtime=runtime, providers=providers, inputs=inputs, dtypes=dtypes,
-        optimizations=optimizations, sizes=sizes, seed=seed,
+        optimizations=optimizations, sizes=sizes, layers=layers, seed=seed,
     )  # fmt: skip

@@ -79,7 +79,7 @@ def prepare(
         script = script or EditScript()
         extra.folds(model, plan, script, {model.stacks[n]: s for n, s in deeper.items()})
     mixtures = {n: s for n, s in experts.items() if s > 1}
-    prepared = Prepared(model, plan, script, deeper, mixtures)
+    prepared = Prepared(model, plan, script, deeper, mixtures, widening.solution)
     if extra.measures is not None and supplied.batches is not None:
         extra.measures(prepared, supplied.batches)
     if mixtures:

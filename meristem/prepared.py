@@ -15,17 +15,19 @@ from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.methods import method
 from meristem.rewrite.numbering import within
 from meristem.rewrite.plan import Plan
+from meristem.rewrite.planner import Solution
 
 
 @dataclass
 class Prepared:
-    """A plan with what carries it out on one model."""
+    """A plan with what carries it out on one model, and the proof of what grows in width."""
 
     model: Model
     plan: Plan
     script: EditScript | None
     layers: dict[str, int]
     experts: dict[str, int] = field(default_factory=dict)
+    solution: Solution | None = None
 
     @property
     def passed(self) -> list[Model]:

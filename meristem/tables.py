@@ -196,7 +196,10 @@ def changes(plan: Any) -> RenderableType:
 
 
 def verification(report: Any) -> RenderableType:
-    """For each level its verdict, and the measurement that comes nearest to its limit."""
+    """For each level its verdict, and the measurement that comes nearest to its limit; then the errors of
+    the outputs that come nearest to theirs."""
+    from meristem.verify.statistics import worst_rows
+
     table = _table("level", "verdict", ">error", ">limit", "where it comes nearest")
     remarks = []
     for name, v in report.levels.items():
@@ -209,7 +212,13 @@ def verification(report: Any) -> RenderableType:
             remarks.append(f"{name}: {v.reason}")
         remarks += [f"{name}: {note}" for note in v.notes]
     words = str(report).splitlines()[0]
-    return Group(table, *(Text(r, style="dim") for r in remarks), Text(words, style="bold"))
+    errors = _table(
+        "output", ">max", ">x own", ">mean", ">median", ">99%", ">SQNR", ">own", ">top-1"
+    )
+    for row in worst_rows(s for v in report.levels.values() for s in v.statistics):
+        errors.add_row(*row)
+    parts = [table, errors] if errors.row_count else [table]
+    return Group(*parts, *(Text(r, style="dim") for r in remarks), Text(words, style="bold"))
 
 
 def verification_data(report: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
+from meristem.verification_decoding import decode
 from meristem.verification_inputs import Samples, drawn, given, same_inputs
+from meristem.verification_locate import locate_in
 from meristem.verification_package import packaged, verify_package
 from meristem.verification_settings import Forms, Opened, Request, open_all, request
 from meristem.verification_sides import Subject, subject
@@ -24,6 +27,7 @@ from meristem.verify.numeric import algebra, attempt, deployment, eps_of
 from meristem.verify.programs import Mean, Program
 from meristem.verify.recipes import EPSILON, Recipes, Stored
 from meristem.verify.report import LEVELS, Report, Verdict, joined, judge, not_checked
+from meristem.verify.signature import class_outputs
 
 
 def verify_models(
@@ -36,6 +40,7 @@ def verify_models(
     dtypes: Any = None,
     optimizations: Any = ("off", "all"),
     sizes: Mapping[str, int] | None = None,
+    layers: bool = False,
     seed: int = 0,
 ) -> Report:
     """Measure that ``grown`` computes what ``model`` does; docs/verify.md explains levels and settings.
@@ -46,7 +51,8 @@ def verify_models(
     (off, basic, all); ``dtypes`` float types of copies that are compared in place of the models
     ("float16"). ``inputs`` replace those that verification draws: tuples (in the order of the inputs) or
     dicts (by their names), something that yields them, or paths (verify/sources.py). ``sizes`` fix dynamic
-    axes of drawn inputs ({"sequence": 2048}), ``seed`` draws others.
+    axes of drawn inputs ({"sequence": 2048}), ``seed`` draws others. With ``layers`` the report says how
+    values on the way agree also where nothing differs.
 
     Raises RuntimeUnavailable where a runtime or provider is asked for that is not there or runs nothing,
     CarrierError where inputs do not fit, or where the two models take different ones.
@@ -67,7 +73,12 @@ def verify_models(
         "deployment": check.deployment(samples, wanted),
         "training": check.training(samples),
     }
-    return Report({name: levels[name] for name in LEVELS})
+    locate_in(
+        levels, check.old, check.new, check.steps, samples.every, check.interface, always=layers
+    )
+    if check.decoding is not None:
+        levels["decoding"] = check.decoding
+    return Report({name: levels[name] for name in LEVELS if name in levels})
 
 
 def _models(*sources: Any) -> list[Model]:
@@ -86,8 +97,10 @@ class _Check:
         self.plan = grown.plan
         same_inputs(self.old, self.new)
         self.steps, self.reason = follow(model, grown)
-        self.interface = interface_of(self.steps)
+        found = class_outputs(model.graph, model.equations)
+        self.interface = replace(interface_of(self.steps), classes=found)
         self.script = EditScript(literals=[e for s in self.steps for e in s.script.literals])
+        self.decoding: Verdict | None = None
 
     def recipes(self) -> Recipes:
         """What the plan says of every stored name."""
@@ -165,6 +178,9 @@ class _Check:
                 return judge([], exact=False, failures=opened.failures, notes=opened.refused)
             placement = opened.placement(samples.plain, self.interface.inputs)
             verdict = self._compared(samples, opened)
+            self.decoding = decode(
+                self.old, self.new, self.steps, self.reason, opened.settings, self.interface
+            )
         verdict.placement, verdict.differences = placement, opened.between.differences()
         verdict.notes += opened.between.notes()
         return verdict
@@ -224,6 +240,10 @@ class _Check:
         valid = [s for s in samples.plain if not attempt(self.old.double(), s)[1]][:3]
         if not valid:
             return not_checked("no input was valid; pass inputs=")
+        for sample in valid:
+            problem = attempt(self.new.double(), self.interface.inputs(sample))[1]
+            if problem:
+                return Verdict("differs", f"{sample}: the grown model fails: {problem}")
         try:
             return training_of(self.steps, valid)
         except CarrierError as error:

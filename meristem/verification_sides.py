@@ -22,6 +22,7 @@ from meristem.verify.recipes import Recipes
 from meristem.verify.report import Verdict
 from meristem.verify.signature import Field, fields
 from meristem.verify.sources import fitted
+from meristem.verify.stepwise import stepwise
 
 if TYPE_CHECKING:
     from meristem.verify.programs import TorchModule
@@ -107,6 +108,9 @@ class Base:
         """The inputs that the caller gives."""
         if self._fields is None:
             self._fields = fields(self.model.graph, self.examples())
+            cached = stepwise(self.model.graph, self._fields)
+            if cached is not None:
+                self._fields = cached.tied()
         return self._fields
 
     def examples(self) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.graph import Array
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
+from meristem.rewrite.planner import Solution
 from meristem.rewrite.request import by_name
 from meristem.supplied import Supplied
 from meristem.verification_sides import Subject, subject
@@ -24,7 +25,8 @@ Read = Callable[[str], Array]
 
 @dataclass
 class Step:
-    """One growth by ``plan``, with what it leaves to the model: interfaces and rewritten constants.
+    """One growth by ``plan``, with what it leaves to the model: interfaces and rewritten constants, and
+    its proof.
 
     ``others`` are the models beside ``old``.
     """
@@ -34,6 +36,7 @@ class Step:
     plan: Plan
     others: Sequence[Subject] = ()
     script: EditScript = field(default_factory=EditScript)
+    solution: Solution | None = None
 
     def bind(self) -> str:
         """Repeat the proof; what is wrong, or nothing."""
@@ -51,6 +54,7 @@ class Step:
         except MeristemError as error:
             return f"the plan does not start from this model: {error}"
         self.script = getattr(prepared, "script", None) or EditScript()
+        self.solution = getattr(prepared, "solution", None)
         return ""
 
     @property

@@ -30,6 +30,7 @@ class Widening:
     """One growth in width: the new size of every atom, and of the dimensions that were ``reached``.
 
     ``lengths`` are old and new lengths of positions, ``tables`` the atoms of theirs and what follows them.
+    ``solution`` is the proof, once there is a script.
     """
 
     model: Model
@@ -39,6 +40,7 @@ class Widening:
     reached: dict[str, int]
     lengths: dict[int, int]
     tables: set[Term]
+    solution: Solution | None = None
 
     @staticmethod
     def of(model: Model, plan: Plan, wishes: Sequence[Wish]) -> Widening:
@@ -67,7 +69,7 @@ class Widening:
             extra.changes(self, script, chosen, supplied)
             plan.weights = {e.weight.name: e.expansion for e in script.weights}
             return script
-        solution = self.solve(self.atoms)
+        solution = self.solution = self.solve(self.atoms)
         if extra.gives is not None:
             plan.given |= extra.gives(self, solution, supplied)
         givens = Givens(plan.given, self.model.graph.weights)

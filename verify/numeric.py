@@ -13,6 +13,7 @@ from meristem.rewrite.resizing import linear, resized
 from meristem.verify.inputs import Sample
 from meristem.verify.programs import Program
 from meristem.verify.report import Measure, Verdict, judge, not_checked
+from meristem.verify.statistics import Gathered, distances
 
 # Level 1: relative to the largest output. Growth in float64 measures 1e-16 to 1e-12; a wrong factor
 # of a thousandth in one weight shows at 1e-6.
@@ -36,9 +37,13 @@ def copy_floor(dtype: str, eps: float) -> float:
 
 @dataclass
 class Interface:
-    """Inputs and outputs that grew themselves: where the old coordinates sit in the new ones."""
+    """Inputs and outputs that grew themselves: where the old coordinates sit in the new ones.
+
+    ``classes`` are the outputs whose last axis counts classes.
+    """
 
     edits: Sequence[BoundaryEdit] = ()
+    classes: frozenset[str] = frozenset()
 
     def inputs(self, sample: Sample) -> Sample:
         """The sample for the grown model: old values in their places, finite numbers elsewhere, and
@@ -133,12 +138,7 @@ def shapes_differ(names: Sequence[str], expected: Sequence[Array], got: Sequence
 
 def difference(expected: Array, got: Array) -> float:
     """The largest absolute difference; infinite where one is not a number and the other is."""
-    if not expected.size:
-        return 0.0
-    a, b = np.asarray(expected, np.float64), np.asarray(got, np.float64)
-    with np.errstate(invalid="ignore"):
-        d = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    return float(np.where(np.isnan(d), np.inf, d).max())
+    return float(distances(expected, got).max(initial=0.0))
 
 
 def algebra(
@@ -249,7 +249,7 @@ def deployment(
     """
     remarks, wrong, used = list(notes), [], []
     names = reference.outputs if reference is not None else settings[0].original.outputs
-    errors: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    errors: dict[tuple[str, str], Gathered] = {}
     exact = True
     for sample in samples:
         expected, problem = attempt(reference or settings[0].original, sample)
@@ -276,27 +276,26 @@ def deployment(
                 wrong.append(f"{s.setting}, {sample}: the grown model fails: {problem}")
                 continue
             used.append(str(sample))
-            rows = zip(s.original.outputs, expected, own, wanted, got, strict=True)
-            for name, e, o, w, g in rows:
+            rows = zip(s.original.outputs, names, expected, own, wanted, got, strict=True)
+            for shown, name, e, o, w, g in rows:
                 exact &= o.dtype == g.dtype and np.array_equal(o, g, equal_nan=o.dtype.kind == "f")
-                row = difference(w, g), difference(e, o), scale_of(e)
-                errors.setdefault((s.setting, name), []).append(row)
+                row = errors.setdefault((s.setting, shown), Gathered(name in interface.classes))
+                row.add(e, o, w, g, scale_of(e))
     if not errors and not wrong:
         return not_checked("; ".join(remarks[-1:]) or "no input was valid; pass inputs=")
     floors = {s.setting: s.floor(eps) for s in settings}
-    measures = [
-        Measure(f"{name} ({setting})", max(r[0] for r in rows), _allowed(rows, floors[setting]))
-        for (setting, name), rows in errors.items()
-    ]
-    return judge(
+    measures, statistics = [], []
+    for (setting, name), row in errors.items():
+        granted = floors[setting] * row.scale
+        limit = DEPLOYMENT_FACTOR * max(row.own, granted)
+        measures.append(Measure(f"{name} ({setting})", row.worst, limit))
+        statistics.append(row.finish(name, setting, granted))
+    verdict = judge(
         measures, exact=exact, failures=wrong, inputs=list(dict.fromkeys(used)), notes=remarks,
         remark=", ".join(s.setting for s in settings),
     )  # fmt: skip
-
-
-def _allowed(rows: Sequence[tuple[float, float, float]], floor: float) -> float:
-    own, scale = max(r[1] for r in rows), max(r[2] for r in rows)
-    return DEPLOYMENT_FACTOR * max(own, floor * scale)
+    verdict.statistics = statistics
+    return verdict
 
 
 def eps_of(dtypes: Mapping[str, float], found: Sequence[str]) -> float:

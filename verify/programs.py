@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,10 +16,13 @@ from meristem.carriers.torch_carrier import TorchCarrier, storage_key
 from meristem.carriers.torch_double import double_module, narrow_module
 from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.errors import CarrierError, RuntimeUnavailable
-from meristem.rewrite.graph import Array, Graph, Weight
+from meristem.rewrite.graph import Array, Graph, Value, Weight
 from meristem.rewrite.interpret import run
 from meristem.verify.inputs import Sample
 from meristem.verify.signature import Field
+
+# Sees a value on the way: its name, the native operator that makes it, and its numbers in float64.
+Watch = Callable[[str, str, Array], None]
 
 
 class Program(Protocol):
@@ -46,8 +51,9 @@ def to_numpy(t: torch.Tensor) -> Array:
     return np.asarray((t.float() if t.dtype == torch.bfloat16 else t).numpy())
 
 
-def torch_arguments(carrier: TorchCarrier, sample: Sample) -> list[Any]:
-    """The flat user inputs of a program: tensors of their own dtype, constants as traced."""
+def torch_arguments(carrier: TorchCarrier, sample: Sample, *, wide: bool = False) -> list[Any]:
+    """The flat user inputs of a program: tensors of their own dtype (with ``wide`` floats in float64),
+    constants as traced."""
     out = []
     for node, spec in carrier.placeholders():
         if spec.kind is not InputKind.USER_INPUT:
@@ -55,7 +61,8 @@ def torch_arguments(carrier: TorchCarrier, sample: Sample) -> list[Any]:
         val = node.meta.get("val")
         if isinstance(val, torch.Tensor):
             array = np.ascontiguousarray(sample.arrays[node.name])
-            out.append(torch.from_numpy(array.copy()).to(val.dtype))
+            dtype = torch.float64 if wide and val.dtype.is_floating_point else val.dtype
+            out.append(torch.from_numpy(array.copy()).to(dtype))
         elif isinstance(spec.arg, ConstantArgument):
             out.append(spec.arg.value)
         else:
@@ -104,12 +111,48 @@ class TorchDouble:
 
     def tensors(self, sample: Sample) -> list[torch.Tensor]:
         """The outputs as tensors, with gradients where the weights have them."""
-        got = self.module(*torch_arguments(self.carrier, sample))
+        got = self.module(*torch_arguments(self.carrier, sample, wide=True))
         return [got[i] for i, _ in self._at]
 
     def __call__(self, sample: Sample) -> list[Array]:
         with torch.no_grad():
             return [to_numpy(t) for t in self.tensors(sample)]
+
+    def watched(self, sample: Sample, watch: Watch) -> None:
+        """Run, and show every result of a node to ``watch``, in order."""
+        keeper = _Keeper(self.module.module, watch)
+        given = torch_arguments(self.carrier, sample, wide=True)
+        with torch.no_grad(), _defined():
+            keeper.run(*self.module.arguments(*given))
+
+
+@contextmanager
+def _defined() -> Iterator[None]:
+    """What is allocated and not yet written holds the same numbers in every run."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a kernel has no deterministic form is no matter here
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=only_warns)
+
+
+class _Keeper(torch.fx.Interpreter):
+    """Runs a graph node by node and shows what each gives."""
+
+    def __init__(self, module: torch.fx.GraphModule, watch: Watch) -> None:
+        super().__init__(module)
+        self.watch, self.extra_traceback = watch, False
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """As the node says."""
+        value = super().run_node(n)
+        if n.op == "call_function" and isinstance(value, torch.Tensor):
+            self.watch(n.name, str(n.target), to_numpy(value))
+        return value
 
 
 def torch_tensors(carrier: TorchCarrier, wide: Callable[[str], Array]) -> dict[str, torch.Tensor]:
@@ -217,13 +260,34 @@ class ViewDouble:
     ) -> None:
         self.view, self.weights = view, weights
         self._graphs: dict[tuple[tuple[str, int], ...], Graph] = {}
-        self.outputs = [name for name, _ in view({}).outputs]
+        plain = view({})
+        self._inputs = plain.inputs
+        self.outputs = [name for name, _ in plain.outputs]
 
     def __call__(self, sample: Sample) -> list[Array]:
-        key = tuple(sorted(sample.sizes.items()))
+        return run(self._graph(sample), sample.arrays, self.weights)
+
+    def watched(self, sample: Sample, watch: Watch) -> None:
+        """Run, and show every result of an operator to ``watch``, in order."""
+        run(self._graph(sample), sample.arrays, self.weights, lambda v, a: _show(watch, v, a))
+
+    def _graph(self, sample: Sample) -> Graph:
+        """The view at the sizes of a sample's own arrays."""
+        sizes = dict(sample.sizes)
+        for v in self._inputs:
+            if v.name in sample.arrays:
+                shape = sample.arrays[v.name].shape
+                sizes |= {name: shape[axis] for axis, name in v.dynamic.items()}
+        key = tuple(sorted(sizes.items()))
         if key not in self._graphs:
-            self._graphs[key] = self.view(sample.sizes)
-        return run(self._graphs[key], sample.arrays, self.weights)
+            self._graphs[key] = self.view(sizes)
+        return self._graphs[key]
+
+
+def _show(watch: Watch, v: Value, array: Array) -> None:
+    op = v.producer
+    if op is not None:
+        watch(v.name, str(getattr(op.native, "op_type", op.kind)), array)
 
 
 __all__ = [

@@ -129,10 +129,7 @@ class Stored:
             self.measures.append(Measure(f"stored {name} (entries that differ)", count, 0.0))
             return
         wide = stored.astype(np.float64)
-        eps = EPSILON[dtype] * max(1.0, steps / 2)  # a rounding is off by half of it at most
-        limit = eps * np.abs(exact) + _SMALLEST[dtype]
-        if averaged:
-            limit = limit + eps * np.abs(exact).max()
+        limit = granted(exact, dtype, averaged, steps)
         with np.errstate(invalid="ignore"):
             error = np.where(
                 (wide == exact) | (np.isnan(wide) & np.isnan(exact)), 0.0, wide - exact
@@ -145,6 +142,43 @@ class Stored:
         )
 
 
+def granted(exact: Array, dtype: str, averaged: bool, steps: int) -> Array:
+    """How far each stored entry may be from what its recipe gives."""
+    eps = EPSILON[dtype] * max(1.0, steps / 2)  # a rounding is off by half of it at most
+    limit: Array = eps * np.abs(exact) + _SMALLEST[dtype]
+    return limit + eps * np.abs(exact).max(initial=0.0) if averaged else limit
+
+
+@dataclass
+class Unrounded:
+    """Stored tensors without the roundings of their recipes: entries that are as planned are exact, all
+    others as they are stored. What differs then in float64 is no rounding.
+
+    ``stored`` gives a tensor of the grown model with its dtype by name; None where it has none.
+    """
+
+    recipes: Recipes
+    stored: Callable[[str], tuple[Array, str] | None]
+    steps: int = 1
+
+    def wide(self, name: str, shape: tuple[int, ...] = ()) -> Array:
+        """The tensor in float64."""
+        found = self.stored(name)
+        if found is None:
+            return self.recipes.wide(name, shape)
+        stored, dtype = found
+        try:
+            exact = self.recipes.wide(name, stored.shape)
+        except CarrierError:  # level 1 says that the plan does not know it
+            return _wide(stored)
+        if dtype not in EPSILON or exact.shape != stored.shape:
+            return _wide(stored)
+        limit = granted(exact, dtype, self.recipes.averages(name), self.steps)
+        wide = _wide(stored)
+        with np.errstate(invalid="ignore"):
+            return np.where(np.abs(wide - exact) <= limit, exact, wide)
+
+
 def _averages(recipe: Expansion) -> bool:
     fills = recipe.fills.values()
     return (
@@ -155,4 +189,4 @@ def _averages(recipe: Expansion) -> bool:
     )
 
 
-__all__ = ["EPSILON", "Recipes", "Stored", "fits"]
+__all__ = ["EPSILON", "Recipes", "Stored", "Unrounded", "fits"]

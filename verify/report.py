@@ -9,12 +9,12 @@ from typing import Any
 
 from meristem.rewrite.notebook import box, line, table
 from meristem.verify.locate import LayerAgreement
-from meristem.verify.statistics import OutputStatistics
+from meristem.verify.statistics import OutputStatistics, table
 
 BIT_EXACT, NOISE_FLOOR = "bit-exact", "noise-floor"
 DIFFERS, NOT_CHECKED = "differs", "not checked"
 APPROXIMATE = "approximate"
-LEVELS = ("algebra", "deployment", "training")
+LEVELS = ("algebra", "deployment", "decoding", "training")
 
 
 @dataclass(frozen=True)
@@ -142,8 +142,9 @@ def not_checked(reason: str) -> Verdict:
 class Report:
     """The verdicts of a verification.
 
-    ``levels`` maps "algebra" (float64), "deployment" (the file in its runtime) and "training"
-    (gradients) to verdicts. ``str(report)`` is for people, ``to_json`` for machines.
+    ``levels`` maps "algebra" (float64), "deployment" (the file in its runtime), "decoding" (step by step,
+    for models with a cache alone) and "training" (gradients) to verdicts. ``str(report)`` is for people,
+    ``to_json`` for machines.
     """
 
     levels: dict[str, Verdict]
@@ -163,6 +164,7 @@ class Report:
             worst = v.worst
             if worst is not None and str(worst) not in v.reason:
                 lines.append(f"  {'':<{width}}  nearest to its limit: {worst}")
+            lines += [f"  {'':<{width}}  {row}" for row in table(v.statistics)]
             if v.inputs:
                 lines.append(f"  {'':<{width}}  on {len(v.inputs)} inputs: {_short(v.inputs)}")
             lines += [f"  {'':<{width}}  note: {n}" for n in v.notes]

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from meristem.rewrite.axes import Term, atoms_of
+from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Input, Literal, Op, Value
 
 _MOVES = frozenset(("identity", "cast", "reshape", "permute", "expand", "slice", "concat"))
@@ -104,6 +106,30 @@ def _arithmetic(
     return (a, b - n) if position == 0 else (-a, n - b)
 
 
+def class_outputs(graph: Graph, eq: Equations) -> frozenset[str]:
+    """Outputs whose last axis counts classes: a weight makes it, and nothing sums or normalises over it."""
+    summed = {t for op in graph.ops for t in _summed(op, eq)}
+    made = {t for w in graph.weights for a in eq.of(w) for t in atoms_of(a) if t.size > 1}
+    out = []
+    for name, v in graph.outputs:
+        atoms = set(atoms_of(eq.of(v)[-1])) if v.is_float and len(v.shape) > 1 else set()
+        if atoms & made and not atoms & summed:
+            out.append(name)
+    return frozenset(out)
+
+
+def _summed(op: Op, eq: Equations) -> Iterator[Term]:
+    """Atoms of the axes over which an operator mixes coordinates; a softmax over classes is none."""
+    if op.kind == "contract":
+        *given, kept = op.attrs["labels"]
+        for v, labels in zip(op.inputs, given, strict=True):
+            for axis, label in zip(eq.of(v), labels, strict=True):
+                yield from atoms_of(axis) if label not in kept else ()
+    elif op.kind in ("norm", "sum"):
+        for a in op.attrs["axes"]:
+            yield from atoms_of(eq.of(op.inputs[0])[a])
+
+
 def symbols(found: list[Field]) -> dict[str, list[tuple[Field, int]]]:
     """Base symbols of dynamic axes -> where they stand alone or in an expression."""
     out: dict[str, list[tuple[Field, int]]] = {}
@@ -126,4 +152,4 @@ def _names(text: str) -> list[str]:
     return [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and n not in called]
 
 
-__all__ = ["Field", "fields", "symbols"]
+__all__ = ["Field", "class_outputs", "fields", "symbols"]

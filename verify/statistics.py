@@ -8,7 +8,7 @@ ends of bins, at most 1/64 too large. Norms are summed with their scale, so that
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor, inf, log10
 
@@ -47,19 +47,42 @@ class OutputStatistics:
     agreement: float | None
     histogram: list[tuple[int | None, int]]
 
-    def __str__(self) -> str:
-        middle, high = self.quantiles[QUANTILES[0]], self.quantiles[QUANTILES[2]]
-        text = (
-            f"{self.output} ({self.setting}): max {self.max:.2e} ({self.relative:.2g} of the original's "
-            f"own), mean {self.mean:.1e}, median {middle:.1e}, 99% {high:.1e}, "
-            f"SQNR {decibels(self.sqnr)} (own {decibels(self.own_sqnr)})"
-        )
-        return text if self.agreement is None else f"{text}, top-1 {self.agreement:.2%}"
-
 
 def decibels(x: float) -> str:
     """A ratio as a person reads it; equal outputs have none."""
     return "equal" if x == inf else f"{x:.1f} dB"
+
+
+# How many rows a person is shown; data have all of them.
+ROWS = 6
+_HEAD = ("output", "max error", "x own", "mean", "median", "99%", "SQNR", "own SQNR", "top-1")
+
+
+def worst_rows(rows: Iterable[OutputStatistics], most: int = ROWS) -> list[tuple[str, ...]]:
+    """The rows that come nearest to their limit, as words: output, largest error, that as a multiple of
+    the original's, mean, median, 99% quantile, SQNR, the original's, top-1 agreement."""
+    return [_cells(r) for r in sorted(rows, key=lambda r: -r.relative)[:most]]
+
+
+def table(rows: Sequence[OutputStatistics]) -> list[str]:
+    """The same as lines of text under a head; nothing without rows."""
+    if not rows:
+        return []
+    cells = [_HEAD, *worst_rows(rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for name, *numbers in cells:
+        right = (c.rjust(w) for c, w in zip(numbers, widths[1:], strict=True))
+        lines.append("  ".join((name.ljust(widths[0]), *right)).rstrip())
+    return lines + ([f"and {len(rows) - ROWS} more"] if len(rows) > ROWS else [])
+
+
+def _cells(r: OutputStatistics) -> tuple[str, ...]:
+    return (
+        f"{r.output} ({r.setting})", f"{r.max:.1e}", f"{r.relative:.2f}", f"{r.mean:.1e}",
+        f"{r.quantiles['0.5']:.1e}", f"{r.quantiles['0.99']:.1e}", decibels(r.sqnr),
+        decibels(r.own_sqnr), "" if r.agreement is None else f"{r.agreement:.1%}",
+    )  # fmt: skip
 
 
 def distances(expected: Array, got: Array) -> Array:
@@ -98,6 +121,7 @@ class Gathered:
     count: int = 0
     worst: float = 0.0
     own: float = 0.0
+    scale: float = 0.0
     total: float = 0.0
     bins: Counter[int] = field(default_factory=Counter)
     signal: _Norm = field(default_factory=_Norm)
@@ -106,9 +130,10 @@ class Gathered:
     places: int = 0
     agreed: int = 0
 
-    def add(self, expected: Array, own: Array, wanted: Array, got: Array) -> None:
+    def add(self, expected: Array, own: Array, wanted: Array, got: Array, scale: float) -> None:
         """One sample: the reference's output, the original's, what the grown one should give (mostly
-        the reference's) and what it gives; all of one shape."""
+        the reference's) and what it gives; all of one shape. ``scale`` is its largest finite entry."""
+        self.scale = max(self.scale, scale)
         for e, o, w, g in _chunks(expected, own, wanted, got):
             error, mine = distances(w, g), distances(e, o)
             self.count += error.size
@@ -179,4 +204,12 @@ def _chunks(*arrays: Array) -> Iterator[tuple[Array, ...]]:
         yield tuple(r[at : at + CHUNK] for r in rows)
 
 
-__all__ = ["QUANTILES", "Gathered", "OutputStatistics", "decibels", "distances"]
+__all__ = [
+    "QUANTILES",
+    "Gathered",
+    "OutputStatistics",
+    "decibels",
+    "distances",
+    "table",
+    "worst_rows",
+]

@@ -70,7 +70,8 @@ def test_signatures_are_the_contract():
     ]  # fmt: skip
     assert list(_signature("grow"))[:2] == ["model", "sizes_or_plan"]
     assert list(_signature("verify")) == [
-        "model", "grown", "runtime", "providers", "inputs", "dtypes", "optimizations", "sizes", "seed",
+        "model", "grown", "runtime", "providers", "inputs", "dtypes", "optimizations", "sizes", "layers",
+        "seed",
     ]  # fmt: skip
 
 
