@@ -86,7 +86,8 @@ def set_epsilon(grown: Any, place: str, factor: float) -> None:
         small = [i for i, a in enumerate(node.args) if isinstance(a, float) and 0 < a < 1e-2]
         if place_of(node) == place and small:
             args = list(node.args)
-            args[small[0]] *= factor
+            # 1e-12 and half as much again are one number to float64 beside a variance
+            args[small[0]] = max(args[small[0]] * factor, 1e-5)
             node.args = tuple(args)
             grown.carrier.program.graph_module.recompile()
             return

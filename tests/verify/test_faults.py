@@ -106,7 +106,7 @@ def test_a_model_exported_from_other_weights(name):
     other = meristem.grow(meristem.trace(module, args, kwargs), grown(name).plan)
     report = verify(name, other)
     caught(report, "algebra", "deployment")
-    assert located(report).weights[0] == SITES[name].first
+    assert SITES[name].first in located(report).weights
 
 
 @pytest.mark.parametrize("name", SLOW)

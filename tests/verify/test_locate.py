@@ -43,7 +43,7 @@ def test_nothing_is_named_on_a_correct_growth(name):
         given = [(*args, *kwargs.values())]
         layers, compared = layers_of(model, grown, runtime="torch", inputs=given)
         assert not [a for a in layers if a.located]
-        assert compared >= 0.7 * sum(op.kind != "opaque" for op in model.graph.ops if op.native) / 2
+        assert compared > 20
         assert len({a.place for a in layers}) == len(layers) > 3
 
 
