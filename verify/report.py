@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from meristem.rewrite.notebook import box, line, table
+from meristem.rewrite.notebook import box, line
 from meristem.verify.locate import LayerAgreement
 from meristem.verify.statistics import OutputStatistics, table
 
