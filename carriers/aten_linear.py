@@ -43,6 +43,11 @@ def einsum(c: Call) -> Value | None:
     return spelled_out(c.b, str(c.args["equation"]), c.list("tensors"))
 
 
+@aten("outer.default")
+def outer(c: Call) -> Value | None:
+    return spelled_out(c.b, "i,j->ij", [c.value("self"), c.value("vec2")])
+
+
 @aten("scaled_dot_product_attention.default")
 def attention(c: Call) -> Value:
     return c.b.attention(

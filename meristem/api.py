@@ -131,7 +131,7 @@ def grow(
             prepared = prepare(model, sizes_or_plan, supplied=supplied, **options)
         source = model if prepared.masked else None
         origin = Origin.of(model, prepared.passed)
-        return Model(prepared.carrier, model.side, prepared.plan, tuple(models), source, origin)
+        return Model(prepared.carrier, model.side, prepared.plan, _listed(models), source, origin)
 
 
 def _listed(models: Any) -> tuple[Any, ...]:

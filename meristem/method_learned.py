@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from meristem.model import Model
 from meristem.rewrite.combine import Sum, combine, counts, shape, sums
 from meristem.rewrite.edits import EditScript, WeightEdit
@@ -115,7 +117,7 @@ class _Maps:
             plain = not (recipe.fills or recipe.scales)
             key = (w, str([a.core.term for a in recipe.axes]) if plain else e.weight)
             if key not in known:
-                known[key] = recipe.core(w.array(), "float64")
+                known[key] = recipe.core(w.array(), np.dtype("float64"))
             return known[key]
 
         out = {}

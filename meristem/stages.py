@@ -42,6 +42,17 @@ class Asked:
         """Are there more layers?"""
         return any(grows(w) for w in self.of("layers"))
 
+    @property
+    def layers_first(self) -> bool:
+        """Do new blocks compute at once, and does a growth in width preserve what they then compute?
+
+        That of a model without them is proved for what each block reads today, and a copy reads another
+        stream. Methods of width that are not exact keep the order in which they are published.
+        """
+        widths = (w for w in self.wishes if w.dimension.kind not in ("layers", "image"))
+        exact = self.chosen.width.preserves and bool(self.chosen.order)
+        return self.deepens and exact and any(map(grows, widths))
+
 
 def grows(w: Wish) -> bool:
     """Is another size asked for than today's?"""
@@ -72,20 +83,27 @@ def _targets(wishes: Iterable[Wish]) -> dict[str, Target]:
 
 
 def _copied(asked: Asked) -> dict[str, Target]:
-    """Layers whose blocks are copied first, and changed by what follows."""
-    return _targets(asked.of("layers")) if asked.chosen.copied and asked.deepens else {}
+    """Layers whose blocks are copied first, and changed or widened by what follows."""
+    first = asked.layers_first or (asked.chosen.copied and asked.deepens)
+    return _targets(asked.of("layers")) if first else {}
+
+
+def _copied_by(asked: Asked) -> str:
+    return asked.chosen.copied or _method(asked, "depth")
 
 
 def _sizes(asked: Asked) -> dict[str, Target]:
-    """Widths and layers: more layers are made of blocks that have their new widths already."""
-    found = _targets(w for w in asked.wishes if w.dimension.kind != "image")
+    """Widths and layers: layers that begin as the identity are made of blocks with their new widths."""
+    done = ("image", "layers") if asked.layers_first else ("image",)
+    found = _targets(w for w in asked.wishes if w.dimension.kind not in done)
     return found if asked.deepens or not asked.experts else found | dict(asked.experts)
 
 
 def _sized(asked: Asked) -> str:
+    deeper = [] if asked.layers_first else ["depth"]
     stretched = ["positions"] if asked.of("positions") else []
     mixed = ["experts"] if asked.experts and not asked.deepens else []
-    return _method(asked, "width", "depth", *stretched, *mixed)
+    return _method(asked, "width", *deeper, *stretched, *mixed)
 
 
 def _mixtures(asked: Asked) -> dict[str, Target]:
@@ -94,7 +112,7 @@ def _mixtures(asked: Asked) -> dict[str, Target]:
 
 PARTS = (
     Part("images", lambda a: _targets(a.of("image")), lambda a: "interpolate"),
-    Part("copied layers", _copied, lambda a: a.chosen.copied),
+    Part("copied layers", _copied, _copied_by),
     Part(
         "widths and layers", _sizes, _sized, main=True,
         lists=lambda model, chosen: listed(model, chosen),

@@ -38,6 +38,10 @@ class Supplied:
             raise MeristemError("models= is a list of models, of meristem.trace or meristem.load")
         if self.loss is not None and not callable(self.loss):
             raise MeristemError(f"loss= is a function of a module, not {self.loss!r}")
+        if self.batches is not None and not isinstance(self.batches, Iterable):
+            raise MeristemError(
+                f"batches={self.batches!r} is no list; give tuples of inputs, or dicts by their names"
+            )
         if self.batches is not None and depth_hooks(chosen).measures is None:
             fits = " and ".join(f'method="{n}"' for n, h in DEPTHS.items() if h.measures)
             raise MeristemError(

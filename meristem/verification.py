@@ -20,7 +20,13 @@ from meristem.verification_locate import locate_in
 from meristem.verification_package import packaged, verify_package
 from meristem.verification_settings import Forms, Opened, Request, open_all, request
 from meristem.verification_sides import Subject, subject
-from meristem.verification_steps import follow, interface_of, recipes_of, training_of
+from meristem.verification_steps import (
+    compare_stored,
+    follow,
+    interface_of,
+    recipes_of,
+    training_of,
+)
 from meristem.verify import memory
 from meristem.verify.expected import expected
 from meristem.verify.numeric import algebra, attempt, deployment, eps_of
@@ -115,7 +121,7 @@ class _Check:
         """Level 1."""
         if self.reason:
             return not_checked(self.reason)
-        recipes, stored = self.recipes(), Stored()
+        stored = Stored()
         weights = (memory.numbers(s.model.graph) for s in (self.old, self.new, *self.others))
         short = memory.lacking(
             memory.total(memory.WIDE * n for n in weights),
@@ -123,15 +129,12 @@ class _Check:
             "the stored weights are as planned, one by one; compare on a larger machine",
         )
         try:
-            for name, array, dtype in self.new.stored():
-                exact = recipes.wide(name, array.shape)
-                exact = self.new.oriented(name, exact)
-                stored.add(name, array, dtype, exact, recipes.averages(name), len(self.steps))
+            compare_stored(self.steps, stored)
             if short:
                 found = joined(not_checked(short), stored.measures, stored.failures)
                 return not_checked(short) if not found.checked else found
             reference = self.reference()
-            grown = self.new.double(recipes, self.script)
+            grown = self.new.double(self.recipes(), self.script)
         except CarrierError as error:
             stored.failures.append(str(error))
             return Verdict("differs", str(error), stored.measures)

@@ -17,7 +17,7 @@ from meristem.supplied import Supplied
 from meristem.verification_sides import Subject, subject
 from meristem.verify.inputs import Sample
 from meristem.verify.numeric import Interface
-from meristem.verify.recipes import Recipes, fits
+from meristem.verify.recipes import Recipes, Stored, fits
 from meristem.verify.report import Verdict, in_turn
 
 Read = Callable[[str], Array]
@@ -140,6 +140,19 @@ def recipes_of(steps: Sequence[Step]) -> Recipes:
     return out
 
 
+def compare_stored(steps: Sequence[Step], into: Stored) -> None:
+    """What every growth stored, against its own recipes of what it started from, as that was stored.
+
+    Fresh entries are drawn from stored numbers, so recipes of numbers before they were rounded would give
+    others. Raises CarrierError where recipes do not fit.
+    """
+    for s in steps:
+        recipes = s.recipes()
+        for name, array, dtype in s.new.stored():
+            exact = s.new.oriented(name, recipes.wide(name, array.shape, dtype))
+            into.add(name, array, dtype, exact, recipes.averages(name))
+
+
 def training_of(steps: Sequence[Step], samples: Sequence[Sample]) -> Verdict:
     """Level 3 of every growth: what is new in one learns, and its old gradients are those before.
 
@@ -152,4 +165,4 @@ def training_of(steps: Sequence[Step], samples: Sequence[Sample]) -> Verdict:
     return in_turn(verdicts)
 
 
-__all__ = ["Step", "follow", "interface_of", "recipes_of", "training_of"]
+__all__ = ["Step", "compare_stored", "follow", "interface_of", "recipes_of", "training_of"]

@@ -77,6 +77,7 @@ def from_models(script: EditScript, graph: Graph, others: Sequence[Graph]) -> li
     for w in graph.weights:
         edit = edits.get(w) or WeightEdit(w, _unchanged(w))
         _refuse_other_sizes(edit.expansion, len(others) + 1 if others else 0)
+        _refuse_crossings(edit.expansion)
         if not w.is_float or not others:
             continue
         donors = tuple(t[w.name] for t in tables)
@@ -125,6 +126,23 @@ def _refuse_other_sizes(recipe: Expansion, count: int) -> None:
                     size=a.old_size,
                     target=a.size,
                 )
+
+
+def _refuse_crossings(recipe: Expansion) -> None:
+    """A weight leads from the parts of one axis to those of another, or knows one such axis.
+
+    Entries between different parts are zero (``rewrite.blend.fused``), which is what keeps models apart where
+    one axis is summed and the other is not. Where neither is, or both are, or there is a third, they would be
+    missing from a sum elsewhere.
+    """
+    grown = [a for a in recipe.axes if a.grows]
+    if len(grown) > 1 and (len(grown) > 2 or sum(a.shares for a in grown) != 1):
+        raise NotPreserved(
+            f"fuse sets models side by side along one axis that a weight reads and one that it makes; of "
+            f"{recipe.name} {len(grown)} axes would grow, and they are not such a pair; grow them one after "
+            'another, or use method="clone"',
+            weight=recipe.name,
+        )
 
 
 __all__ = ["from_models", "from_next_blocks"]

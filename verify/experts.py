@@ -45,6 +45,11 @@ def watch(
         pairs = zip(steps[:upto], floors, strict=False)
         return name in steps[0] and any(np.abs(s[name]).max(initial=0) > f for s, f in pairs)
 
+    def alive_at(step: int, expert: Sequence[str]) -> bool:
+        """Did some token choose an expert in this step?"""
+        found = steps[step]
+        return any(n in found and np.abs(found[n]).max(initial=0) > floors[step] for n in expert)
+
     for router, experts in mixtures.items():
         active = [e for e in experts if any(map(alive, e))]
         idle = [e for e in experts if e not in active]
@@ -55,6 +60,14 @@ def watch(
             out.idle.update(n for e in idle for n in e)
             out.notes.append(
                 f"{len(idle)} of {len(experts)} experts of {router} were chosen by no token of these inputs"
+            )
+        once = [e for e in active if sum(alive_at(i, e) for i in range(len(steps))) < 2]
+        missed = {n for e in once for n in e if not alive(n)}
+        if missed:
+            out.idle |= missed
+            out.notes.append(
+                f"experts of {router} were chosen in one step alone, in which weights behind zeros have no "
+                f"gradient: {', '.join(sorted(missed))}"
             )
         if alive(router) and not alive(router, 1):
             out.notes.append(

@@ -40,10 +40,11 @@ class Recipes:
         """The recipe behind a name of the grown model; None where the tensor only moves or stays."""
         return self.weights.get(self.clones.get(name, (name, ""))[0])
 
-    def wide(self, name: str, shape: tuple[int, ...] = ()) -> Array:
+    def wide(self, name: str, shape: tuple[int, ...] = (), stored: str = "") -> Array:
         """The tensor that the plan gives ``name``: floats in float64, others as they are.
 
-        ``shape`` is that of a tensor without a source. CarrierError where the plan knows no source.
+        ``shape`` is that of a tensor without a source. ``stored`` is the type in which growth in width was
+        stored before depth made this of it, where that counts. CarrierError where the plan knows no source.
         """
         source, how = self.clones.get(name, (name, "copy"))
         if not source:
@@ -51,7 +52,7 @@ class Recipes:
         data = self.constants.get(source)
         if data is None:
             data = self._grown(source)
-        return data if how == "copy" else made(how).apply(data)
+        return data if how == "copy" else made(how).apply(_nearest(data, stored))
 
     def averages(self, name: str) -> bool:
         """Is any entry of a tensor made of several, so that roundings of others show in it?"""
@@ -84,6 +85,17 @@ class Recipes:
         return recipe.apply(_wide(old), donors=[_wide(self.source(d)) for d in recipe.donors])
 
 
+def _nearest(x: Array, dtype: str) -> Array:
+    """Numbers of float64 rounded to ``dtype``, a tie to the even one; as they are where it is no float."""
+    if x.dtype.kind != "f" or dtype not in EPSILON:
+        return x
+    if dtype != "bfloat16":
+        return x.astype(dtype).astype(np.float64)
+    bits = x.astype(np.float32).view(np.uint32)
+    even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return ((bits + even) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
+
+
 def _wide(x: Array) -> Array:
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
@@ -108,11 +120,8 @@ class Stored:
     measures: list[Measure] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def add(
-        self, name: str, stored: Array, dtype: str, exact: Array, averaged: bool, steps: int = 1
-    ) -> None:
-        """One tensor: equal to what the recipe gives, but for a rounding to ``dtype`` in every one of the
-        ``steps`` of growth.
+    def add(self, name: str, stored: Array, dtype: str, exact: Array, averaged: bool) -> None:
+        """One tensor: equal to what the recipe of one growth gives, but for a rounding to ``dtype``.
 
         A mean is taken over entries that are already rounded, and shares are of them, so these may be off
         by a rounding of the largest of them.
@@ -129,7 +138,7 @@ class Stored:
             self.measures.append(Measure(f"stored {name} (entries that differ)", count, 0.0))
             return
         wide = stored.astype(np.float64)
-        limit = granted(exact, dtype, averaged, steps)
+        limit = granted(exact, dtype, averaged)
         with np.errstate(invalid="ignore"):
             error = np.where(
                 (wide == exact) | (np.isnan(wide) & np.isnan(exact)), 0.0, wide - exact
@@ -142,7 +151,7 @@ class Stored:
         )
 
 
-def granted(exact: Array, dtype: str, averaged: bool, steps: int) -> Array:
+def granted(exact: Array, dtype: str, averaged: bool, steps: int = 1) -> Array:
     """How far each stored entry may be from what its recipe gives."""
     eps = EPSILON[dtype] * max(1.0, steps / 2)  # a rounding is off by half of it at most
     limit: Array = eps * np.abs(exact) + _SMALLEST[dtype]

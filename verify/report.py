@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from meristem.rewrite.notebook import box, line
+from meristem.rewrite import notebook
 from meristem.verify.locate import LayerAgreement
 from meristem.verify.statistics import OutputStatistics, table
 
@@ -193,9 +193,9 @@ class Report:
             )
             rows.append((name, v.word, *numbers))
         columns = ("level", "verdict", ">error", ">limit", "where it comes nearest")
-        reasons = [line(f"{n}: {v.reason}", muted=True) for n, v in self.levels.items() if v.reason]
+        reasons = [notebook.line(f"{n}: {v.reason}", muted=True) for n, v in self.levels.items() if v.reason]
         title = f"{'✓' if self.ok else '✗'} {self._headline() if self.ok else self._failure()}"
-        return box(title, table("what was measured", columns, rows), *reasons)
+        return notebook.box(title, notebook.table("what was measured", columns, rows), *reasons)
 
     def to_data(self) -> dict[str, Any]:
         """JSON-ready data: ``ok`` and, by level, word, reason, measures, inputs and notes."""

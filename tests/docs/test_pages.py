@@ -73,7 +73,7 @@ def test_a_page_runs_and_prints_what_it_says(page, tmp_path):
 
 @pytest.mark.parametrize(
     "pages",
-    [PASSES, *(pytest.param(p, marks=pytest.mark.full) for p in (OPERATORS, RUNS, PIPELINES))],
+    [pytest.param(p, marks=pytest.mark.full) for p in (PASSES, OPERATORS, RUNS, PIPELINES)],
 )
 def test_the_pages_of_a_folder_run_and_print_what_they_say(pages, tmp_path):
     found = {page: blocks(page) for page in pages}

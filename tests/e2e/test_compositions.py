@@ -323,6 +323,36 @@ def test_approximate_depth_and_exact_width_say_what_is_what() -> None:
     assert report.levels["algebra"].word == "approximate"
 
 
+@pytest.mark.parametrize("depth", ["stack", "split", "split:by=sublayer,scalars=explicit"])
+@pytest.mark.parametrize("width", ["preserve", "pair", "lemon"])
+def test_width_preserves_what_the_deeper_model_computes(width: str, depth: str) -> None:
+    """Also where no norm reads what the last block writes, and new coordinates could be anything there."""
+    torch.manual_seed(0)
+    module = Net()
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.5)
+    x = X[:4].double()
+    model = meristem.trace(module.double().eval(), (x,))
+    deeper = meristem.grow(model, {"layers": 4}, method=depth)
+    both = meristem.grow(model, {"layers": 4, "hidden": "x2"}, method=f"{width}+{depth}")
+    torch.testing.assert_close(both.module()(x), deeper.module()(x), rtol=LIMIT, atol=LIMIT)
+    assert meristem.verify(model, both, runtime="torch").ok
+    again = meristem.grow(model, meristem.Plan.from_json(both.plan.to_json()))
+    assert all(torch.equal(w, again.state_dict()[n]) for n, w in both.state_dict().items())
+
+
+def test_stages_of_rounded_weights_are_as_planned() -> None:
+    """What is fresh in a later stage is drawn from numbers that an earlier one has rounded."""
+    torch.manual_seed(0)
+    model = meristem.trace(Net().bfloat16().eval(), (X[:4].bfloat16(),))
+    request = {"mlp": 7, "layers": 3, "experts": 4}
+    grown = meristem.grow(model, request, method="identity:insides=fresh+upcycle")
+    report = meristem.verify(model, grown, runtime="torch")
+    assert report.ok, str(report)
+    spoil(grown, next(n for n in grown.state_dict() if "experts.0" in n and n.endswith("weight")), 0.1)
+    assert not meristem.verify(model, grown, runtime="torch").ok
+
+
 def test_new_blocks_may_hold_fresh_weights() -> None:
     """What is zero stays zero, gains and biases are copies, matrices are drawn like their source."""
     model = decoder()

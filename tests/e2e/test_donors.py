@@ -251,6 +251,32 @@ class Other(Residual):
         return self.head(self.act(self.blocks(self.stem(x)))) * self.scale
 
 
+class Selected(nn.Module):
+    """Two matrices in one parameter, which are read one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(5, 4), nn.Linear(3, 2)
+        self.both = nn.Parameter(torch.randn(2, 4, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.tanh(self.up(x))
+        return self.down(torch.relu(y @ self.both[0]) * torch.relu(y @ self.both[1]))
+
+
+def test_axes_that_are_no_pair_are_not_fused_together() -> None:
+    """Nothing shares the axis of a matrix that is selected first, so zeros between parts would be missing."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 5).double()
+    model = meristem.trace(Selected().double().eval(), (x,))
+    with pytest.raises(NotPreserved, match="of both 2 axes would grow, and they are not such a pair"):
+        meristem.plan(model, {"mlp": "x2"}, method="fuse")
+    grown = model
+    for name in [d.name for d in model.dimensions if d.kind == "mlp"]:
+        grown = meristem.grow(grown, {name if "@" in name else f"{name}@": "x2"}, method="fuse")
+    torch.testing.assert_close(grown.module()(x), model.module()(x), rtol=1e-10, atol=1e-10)
+
+
 def test_models_of_another_program_are_not_fused() -> None:
     """Their weights alone would fit."""
     torch.manual_seed(0)

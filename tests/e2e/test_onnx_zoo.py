@@ -46,7 +46,8 @@ MERGED = {("gptj", "qk_dim"): ONE_TABLE}
 BOTH = ("gpt2", "llama_tied")
 # And these, which are grown through torch for every change.
 LATER = RELATED | {
-    "bart", "bloom", "convnext", "falcon_mq", "gemma2", "nanogpt_manual", "opt_postnorm",
+    "bart", "bloom", "convnext", "falcon_mq", "gemma2", "llama", "mixtral", "nanogpt", "nanogpt_manual",
+    "opt", "opt_postnorm", "qwen3", "t5",
 }  # fmt: skip
 INPUTS = 8
 LIMIT = 4.0

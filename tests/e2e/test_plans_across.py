@@ -99,7 +99,7 @@ OWN: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, int | str]]] = 
     ),
     "two decoders": (TwoDecoders, (4, 5), {"mlp": "x1.5", "hidden": "x2", "layers": "+1"}),
 }
-QUICK = ("gpt2", "resnet")
+QUICK = ("gpt2",)
 
 
 class Pair:

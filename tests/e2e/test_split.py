@@ -141,8 +141,9 @@ def test_it_combines_with_width_and_binds_to_files(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = here.module()(x)
     torch.testing.assert_close(torch.from_numpy(got), expected, rtol=1e-4, atol=1e-5)
-    one = plan.weights["blocks.0.down.weight"]
-    assert set(one.scales.values()) == {-math.log(2)}
+    deeper, wider = plan.steps
+    assert set(deeper.weights["blocks.0.down.weight"].scales.values()) == {-math.log(2)}
+    assert any(a.grows for a in wider.weights["blocks.0.down.weight"].axes)
 
 
 def test_where_a_norm_follows_the_sum_it_is_refused() -> None:

@@ -135,5 +135,6 @@ class Refused:
     ok = False
 
 
+@pytest.mark.full
 def test_the_example():
     example("fx_pass").main()

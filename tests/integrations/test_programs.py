@@ -45,7 +45,8 @@ def test_other_things_are_refused():
         grow_program(net(), {"mlp": "x2"})
 
 
-@pytest.mark.parametrize("target", ["onnx", pytest.param("aoti", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("target", ["onnx", "aoti"])
 def test_the_example(target):
     example("programs").main(target)
 

@@ -52,6 +52,7 @@ def by_statistics(x: Torch, mean: Torch, var: Torch) -> Torch:
 
 LOWERED: dict[str, Op] = {
     "addcmul": Op(lambda h, w: torch.addcmul(h, h.tanh(), w, value=0.3), weights=((6,),)),
+    "outer": Op(lambda h, w: h * torch.outer(torch.tensor([1.0, -0.4, 2.0]), w), weights=((6,),)),
     "addcdiv": Op(lambda h: torch.addcdiv(h, h.tanh(), h.exp(), value=0.3)),
     "threshold": Op(lambda h: F.threshold(h, 0.1, 0.0) + F.threshold(h, 0.2, -0.5)),
     "rrelu": Op(F.rrelu),

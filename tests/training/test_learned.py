@@ -122,6 +122,28 @@ def test_the_plan_serves_the_file_and_the_error_is_reported(tmp_path: Path) -> N
 
 
 @pytest.mark.full
+class Averaged(Net):
+    """The mean of the stream is an output, so the stream itself cannot be a combination."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        x = self.norm(self.stem(x))
+        x = x + self.down(torch.tanh(self.up(x)))
+        return self.head(x), x.mean(-1)
+
+
+def test_axes_that_are_drawn_stand_beside_those_that_are_learned() -> None:
+    """A weight of both has entries without a source, and others that are combinations."""
+    torch.manual_seed(1)
+    model = meristem.trace(Averaged().eval(), (X[:4],))
+    grown = meristem.grow(
+        model, REQUEST, method="learned:steps=2",
+        loss=lambda m: nn.functional.cross_entropy(m(X)[0], Y),
+    )  # fmt: skip
+    strategies = {c.kind: c.strategies for c in grown.plan.changes}
+    assert strategies["hidden"] != strategies["mlp"]
+    assert meristem.verify(model, grown, runtime="torch").ok
+
+
 def test_attention_and_fused_projections() -> None:
     """Heads are digits of an axis, queries, keys and values pieces of it."""
     torch.manual_seed(0)

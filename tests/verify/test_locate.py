@@ -9,7 +9,7 @@ from tests.zoo import RELATED, ZOO, inputs
 
 KINDS = {"mlp": "x1.5", "hidden": "x1.5", "heads": "x1.5", "kv_heads": "x2", "channels": "x1.5"}
 DEEPER = {**KINDS, "layers": "x2"}
-FAST = ("gpt2", "llama")
+FAST = ("gpt2",)
 OTHERS = [pytest.param(n, marks=pytest.mark.full) for n in ZOO if n not in FAST]
 
 

@@ -34,7 +34,7 @@ def test_torch(name):
     assert len(report.levels["algebra"].inputs) >= 12
 
 
-@pytest.mark.parametrize("boundary", ["crop", "grow"])
+@pytest.mark.parametrize("boundary", [pytest.param("crop", marks=pytest.mark.full), "grow"])
 def test_boundaries(boundary):
     model = traced("whisper")  # the encoder's stream is an output
     grown = meristem.grow(model, {"hidden": "x1.5"}, boundary=boundary)
@@ -117,7 +117,8 @@ def test_a_chain_of_growths_is_checked_where_it_can_be():
     assert "verify step by step" in report.levels["algebra"].reason
 
 
-@pytest.mark.parametrize("shapes", [None, pytest.param("auto", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("shapes", [None, "auto"])
 def test_an_input_that_grows(shapes, tmp_path):
     """The interface grows, through a file and a second time; old inputs are read at their places."""
     torch.manual_seed(0)
