@@ -193,7 +193,11 @@ class Report:
             )
             rows.append((name, v.word, *numbers))
         columns = ("level", "verdict", ">error", ">limit", "where it comes nearest")
-        reasons = [notebook.line(f"{n}: {v.reason}", muted=True) for n, v in self.levels.items() if v.reason]
+        reasons = [
+            notebook.line(f"{n}: {v.reason}", muted=True)
+            for n, v in self.levels.items()
+            if v.reason
+        ]
         title = f"{'✓' if self.ok else '✗'} {self._headline() if self.ok else self._failure()}"
         return notebook.box(title, notebook.table("what was measured", columns, rows), *reasons)
 

@@ -349,7 +349,9 @@ def test_stages_of_rounded_weights_are_as_planned() -> None:
     grown = meristem.grow(model, request, method="identity:insides=fresh+upcycle")
     report = meristem.verify(model, grown, runtime="torch")
     assert report.ok, str(report)
-    spoil(grown, next(n for n in grown.state_dict() if "experts.0" in n and n.endswith("weight")), 0.1)
+    spoil(
+        grown, next(n for n in grown.state_dict() if "experts.0" in n and n.endswith("weight")), 0.1
+    )
     assert not meristem.verify(model, grown, runtime="torch").ok
 
 

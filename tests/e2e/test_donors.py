@@ -269,7 +269,9 @@ def test_axes_that_are_no_pair_are_not_fused_together() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 5).double()
     model = meristem.trace(Selected().double().eval(), (x,))
-    with pytest.raises(NotPreserved, match="of both 2 axes would grow, and they are not such a pair"):
+    with pytest.raises(
+        NotPreserved, match="of both 2 axes would grow, and they are not such a pair"
+    ):
         meristem.plan(model, {"mlp": "x2"}, method="fuse")
     grown = model
     for name in [d.name for d in model.dimensions if d.kind == "mlp"]:
