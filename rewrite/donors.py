@@ -131,14 +131,14 @@ def _refuse_other_sizes(recipe: Expansion, count: int) -> None:
 def _refuse_crossings(recipe: Expansion) -> None:
     """A weight leads from the parts of one axis to those of another, or knows one such axis.
 
-    Entries between different parts are zero (``rewrite.blend.fused``), which is what keeps models apart where
-    one axis is summed and the other is not. Where neither is, or both are, or there is a third, they would be
-    missing from a sum elsewhere.
+    Entries between different parts are zero (``rewrite.blend.fused``), which is what keeps models apart
+    where one axis is summed and the other is not. Where neither is, or both are, or there is a third, they
+    would be missing from a sum elsewhere.
     """
     grown = [a for a in recipe.axes if a.grows]
     if len(grown) > 1 and (len(grown) > 2 or sum(a.shares for a in grown) != 1):
         raise NotPreserved(
-            f"fuse sets models side by side along one axis that a weight reads and one that it makes; of "
+            "fuse sets models side by side along one axis that a weight reads and one that it makes; of "
             f"{recipe.name} {len(grown)} axes would grow, and they are not such a pair; grow them one after "
             'another, or use method="clone"',
             weight=recipe.name,

@@ -265,7 +265,7 @@ class Selected(nn.Module):
 
 
 def test_axes_that_are_no_pair_are_not_fused_together() -> None:
-    """Nothing shares the axis of a matrix that is selected first, so zeros between parts would be missing."""
+    """Nothing shares the axis of a matrix that is selected first: zeros between parts would be missing."""
     torch.manual_seed(0)
     x = torch.randn(2, 5).double()
     model = meristem.trace(Selected().double().eval(), (x,))
