@@ -139,8 +139,8 @@ def _refuse_crossings(recipe: Expansion) -> None:
     if len(grown) > 1 and (len(grown) > 2 or sum(a.shares for a in grown) != 1):
         raise NotPreserved(
             "fuse sets models side by side along one axis that a weight reads and one that it makes; "
-            f"of {recipe.name} {len(grown)} axes would grow, and they are not such a pair; grow them one after "
-            'another, or use method="clone"',
+            f"of {recipe.name} {len(grown)} axes would grow, and they are not such a pair; grow them one "
+            'after another, or use method="clone"',
             weight=recipe.name,
         )
 
