@@ -205,7 +205,7 @@ def verify(
         refuse_two(model, grown)
         options = grow_options(
             runtime=runtime, providers=provider, optimizations=optimization, dtypes=dtype,
-            inputs=inputs, sizes=parse_axes(size), seed=seed,
+            inputs=inputs, sizes=parse_axes(size), seed=seed, layers=None if page is None else True,
         )  # fmt: skip
         model, grown = received(model, scope), received(grown, scope)
         told.files = (model, grown)

@@ -170,7 +170,8 @@ def carry_out(
     sizes: dict[str, int] = {}
     done: list[Part] = []
     at, trail = model, _Trail()
-    for part in parts_of(asked):
+    parts = parts_of(asked)
+    for number, part in enumerate(parts, 1):
         targets = {n: sizes.get(n, t) for n, t in part.asks(asked).items()}
         names = trail.names(targets, part, asked.chosen, model, at)
         options = {**plan.options, "method": part.words(asked)}
@@ -185,6 +186,12 @@ def carry_out(
         own = _supplied(supplied, asked, names) if part.main else NOTHING
         step = prepare(at, wishes, supplied=own, **options)
         sizes |= {n: step.plan.sizes[name] for name, n in names.items()}
+        if step.masked and number < len(parts):
+            raise NotPreserved(
+                f"{parts[number].name} would be made of what stands behind masks; grow them in a call of "
+                "their own, behind anneal(1)",
+                reason="a mask",
+            )
         out.steps.append(step)
         done.append(part)
         trail.steps.append(step.plan)

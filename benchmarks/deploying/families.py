@@ -74,6 +74,10 @@ def _images() -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.randn(2, 3, 96, 96)}
 
 
+def _photos() -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.randn(1, 3, 224, 224)}
+
+
 FAMILIES = (
     Family(
         "decoder", _decoder,
@@ -104,7 +108,7 @@ FAMILIES = (
         "convolution net", _convolutions,
         {"stem": 32, "stages": [64, 128, 256, 512]},
         {"stem": 48, "stages": [96, 192, 384, 768]},
-        {"channels": "x1.5", "hidden": "x1.5"}, _images,
+        {"channels": "x1.5", "hidden": "x1.5"}, _photos,
     ),
 )  # fmt: skip
 """In the order of the table."""

@@ -265,6 +265,8 @@ def test_masks_of_a_growth_in_stages_move() -> None:
 
 def test_what_does_not_go_together() -> None:
     model = viewer()
+    with pytest.raises(NotPreserved, match="mixtures would be made of what stands behind masks"):
+        meristem.plan(net(), {"mlp": 7, "layers": 3, "experts": 4}, method="masked+upcycle")
     for sizes, options, why in (
         ({"image": 16, "mlp": 24}, {"method": "fuse+interpolate", "models": [model]}, "images grow before"),
         ({"image": 16, "mlp": 16}, {"method": "interpolate", "boundary": "crop"}, "keeps the interface"),
