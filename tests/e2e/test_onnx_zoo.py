@@ -47,7 +47,7 @@ BOTH = ("gpt2", "llama_tied")
 # And these, which are grown through torch for every change.
 LATER = RELATED | {
     "bart", "bloom", "convnext", "falcon_mq", "gemma2", "llama", "mixtral", "nanogpt", "nanogpt_manual",
-    "opt", "opt_postnorm", "qwen3", "t5",
+    "opt", "opt_postnorm", "qwen3", "swin", "t5", "torch_encoder_postnorm",
 }  # fmt: skip
 INPUTS = 8
 LIMIT = 4.0

@@ -185,5 +185,6 @@ def test_a_plan_of_the_torch_model():
     np.testing.assert_allclose(run(program.model, x.numpy())[0], before, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.full
 def test_the_example():
     example("ir_pass").main()
