@@ -52,6 +52,8 @@ def test_the_example(target):
 
 
 @pytest.mark.full
+# What ExecuTorch and the libraries below it deprecate is theirs.
+@pytest.mark.filterwarnings("ignore")
 def test_executorch():
     """`make test-executorch` installs it; then this is run."""
     pytest.importorskip("executorch.exir")
