@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,7 +98,7 @@ def subject(model: Model) -> Subject:
     return OnnxSubject(model)
 
 
-class Base:
+class Base(ABC):
     def __init__(self, model: Model) -> None:
         self.model = model
         self.carrier: Any = model.carrier
@@ -162,9 +163,9 @@ class Base:
             needed, "a copy of the model in float64", "compare on a larger machine"
         )
 
+    @abstractmethod
     def opaque(self) -> str:
         """The first operator that has no semantics, in words."""
-        raise NotImplementedError
 
     def native(self) -> Native | None:
         """What computes operators without semantics in float64; None where nothing does."""

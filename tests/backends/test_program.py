@@ -136,6 +136,7 @@ def test_grown_state_dict_loads_into_the_class_of_the_grown_size() -> None:
     config.n_inner = 64
     big = GPT2LMHeadModel(config).eval()
     big.load_state_dict(state, strict=True)
+    assert all(torch.equal(t, state[n]) for n, t in big.state_dict().items())
     close(run(big, args, kwargs), run(module, args, kwargs))
 
 
@@ -171,9 +172,11 @@ def test_unused_weights_are_carried_and_keep_their_size() -> None:
 def test_weights_file_holds_every_name(tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    path = save_weights(traced("gpt2"), tmp_path / "weights.safetensors")
+    carrier = traced("gpt2")
+    path = save_weights(carrier, tmp_path / "weights.safetensors")
     module, _, _ = build("gpt2", seed=1)
     module.load_state_dict(load_file(path), strict=True)
+    assert all(torch.equal(t, module.state_dict()[n]) for n, t in state_dict(carrier).items())
 
 
 @pytest.mark.parametrize(
