@@ -14,6 +14,7 @@ from typing import Any
 import meristem
 from meristem.model import Model
 from meristem.rewrite.errors import OutputError
+from meristem.writing import check_place
 
 # What a repetition depends on; onnxruntime is one module under two names.
 _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy")
@@ -96,13 +97,7 @@ def check_page(path: str | Path) -> Path:
         raise OutputError(
             f"{path}: a report is a page; give a path that ends in .html", path=str(path)
         )
-    if not path.parent.is_dir():
-        raise OutputError(
-            f"{path} cannot be written: {path.parent} is not a folder; make it first",
-            path=str(path),
-        )
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give the path of a file", path=str(path))
+    check_place(path)
     return path
 
 

@@ -15,6 +15,17 @@ from meristem.rewrite.errors import OutputError
 SUFFIXES = (".onnx", ".pt2", ".safetensors")
 
 
+def check_place(path: Path) -> None:
+    """Raises OutputError where no file can stand at a path: no folder to hold it, or a folder itself."""
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"{path} cannot be written: {path.parent} is not a folder; make it first",
+            path=str(path),
+        )
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give the path of a file", path=str(path))
+
+
 @dataclass(frozen=True)
 class Outputs:
     """Where a growth writes: the model, and the plan where one is wanted.
@@ -35,13 +46,7 @@ class Outputs:
                 path=str(self.model),
             )
         for path in self._wanted():
-            if not path.parent.is_dir():
-                raise OutputError(
-                    f"{path} cannot be written: {path.parent} is not a folder; make it first",
-                    path=str(path),
-                )
-            if path.is_dir():
-                raise OutputError(f"{path} is a folder; give the path of a file", path=str(path))
+            check_place(path)
         self._refuse_existing(self._wanted())
         if self.plan is not None and self.plan.resolve() in (
             self.model.resolve(),
