@@ -13,6 +13,7 @@ from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 
 from meristem.backends.module_dtype import settle_dtypes
 from meristem.backends.module_graph import ModuleGraph
+from meristem.backends.module_norms import adopt_norms
 from meristem.carriers.torch_carrier import TorchCarrier
 
 # Kept per node when a module is pickled: plain strings.
@@ -50,6 +51,7 @@ def trainable_module(carrier: TorchCarrier) -> TrainableModule:
     _register(carrier, root)
     graph = ModuleGraph(carrier, root).build()
     settle_dtypes(graph, root, carrier)
+    adopt_norms(graph, root)
     return _assemble(graph, vars(root)).eval()
 
 

@@ -154,7 +154,8 @@ class ModuleGraph:
 
     def _batch_norm(self, node: fx.Node) -> _First:
         x, weight, bias, mean, var, momentum, eps = node.args
-        path = self._layer(node, "running_norm", RunningNorm(float(momentum), float(eps)))  # type: ignore[arg-type]
+        layer = RunningNorm(float(momentum), float(eps), x.meta["val"].dim())  # type: ignore
+        path = self._layer(node, "running_norm", layer)
         tensors: list[Any] = list(self._value((x, weight, bias, mean, var)))
         owner = self.stored.get(mean, "").rpartition(".")[0]  # type: ignore[call-overload]
         counter = f"{owner}.num_batches_tracked".lstrip(".")

@@ -49,12 +49,12 @@ class RunningNorm(nn.Module):
     """Batch norm over tensors that live elsewhere: [N, C, ...] -> [N, C, ...], statistics [C].
 
     In train mode the batch's statistics normalise and the running ones are updated in place, as
-    nn.BatchNorm does; in eval mode the running ones normalise.
+    nn.BatchNorm does; in eval mode the running ones normalise. ``rank`` is the operand's number of axes.
     """
 
-    def __init__(self, momentum: float, eps: float) -> None:
+    def __init__(self, momentum: float, eps: float, rank: int) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
+        self.momentum, self.eps, self.rank = momentum, eps, rank
 
     def forward(
         self,

@@ -93,9 +93,7 @@ class _Maps:
         from meristem.training.learned import Settings, learn
 
         numbers = chosen.settings
-        settings = Settings(
-            int(numbers["steps"]), numbers["rate"], int(numbers["rank"]), numbers["noise"]
-        )
+        settings = Settings(numbers["steps"], numbers["rate"], numbers["rank"], numbers["noise"])
         module = Model(self.model.side.widen(self.model.carrier, script), self.model.side).module()
         first = {k: pack(start(old, new, k)) for k, (old, new) in self.sizes.items()}
         first |= {k: pack(d > 0) for k, d in self.depths.items()}

@@ -24,7 +24,7 @@ from meristem.rewrite.errors import (
 )
 from meristem.rewrite.given import entries
 from meristem.rewrite.locks import still_equal
-from meristem.rewrite.methods import method
+from meristem.rewrite.methods import method, words
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import resolve
 from meristem.stages import Asked, Staged, carry_out, listed, parts_of
@@ -57,6 +57,7 @@ def prepare(
     except PinnedDimension as error:
         raise _unsupported(dimensions, error) from None
     asked = Asked(plan, chosen, wishes, experts)
+    _check_layers(asked)
     if len(parts_of(asked)) > 1:
         return carry_out(model, asked, supplied, prepare)
     if asked.of("image"):
@@ -87,6 +88,16 @@ def prepare(
     if prepared.depth is not None:
         _report_depth(prepared, dimensions)
     return prepared
+
+
+def _check_layers(asked: Asked) -> None:
+    """MeristemError where a method is named for layers and none are asked for."""
+    named = words(asked.plan.method).get("depth")
+    if named and not asked.of("layers"):
+        raise MeristemError(
+            f"method={asked.plan.method!r}: {named.partition(':')[0]} is a method for layers, and the "
+            'request names none; add them, as {"layers": "+2"}, or leave the word out'
+        )
 
 
 def _report_depth(prepared: Prepared, dimensions: Mapping[str, Dimension]) -> None:

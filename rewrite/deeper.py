@@ -23,9 +23,9 @@ from meristem.rewrite.numbering import within
 from meristem.rewrite.packed import pack
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.repeat import ConvEdit
-from meristem.rewrite.residual import Streams
 from meristem.rewrite.semantics.contraction import labels_of
 from meristem.rewrite.semantics.elementwise import Row
+from meristem.rewrite.shares import stored_behind
 from meristem.rewrite.stacks import Stack
 from meristem.rewrite.steps import Block
 
@@ -107,7 +107,7 @@ def _linear(op: Op) -> Site | None:
     """u[..., k] W[k, o] -> [..., o], whichever way W is stored."""
     labels = labels_of(op)
     for side in (0, 1):
-        w, u = Streams.behind(op.inputs[side]), op.inputs[1 - side]
+        w, u = stored_behind(op.inputs[side]), op.inputs[1 - side]
         own, other, out = labels[side], labels[1 - side], labels[2]
         if w is None or len(own) != 2 or len(w.shape) != 2 or not _enters(u, op):
             continue
@@ -157,7 +157,7 @@ def _term(site: Site, op: Op | None, kind: str) -> Weight | None:
     if op is None or op.kind != kind or op.output.shape != site.exit.shape:
         return None
     other = op.inputs[1] if op.inputs[0] is site.exit else op.inputs[0]
-    w = Streams.behind(other)
+    w = stored_behind(other)
     return w if w is not None and w.is_float and len(w.shape) == 1 else None
 
 
@@ -220,7 +220,7 @@ def _deviation(op: Op, x: Value) -> tuple[Weight, float] | None:
     added = root.inputs[0].producer if root is not None and root.kind == "rsqrt" else None
     if added is None or added.kind != "add":
         return None
-    w, eps = Streams.behind(added.inputs[0]), added.inputs[1]
+    w, eps = stored_behind(added.inputs[0]), added.inputs[1]
     if w is None or not isinstance(eps, Literal) or eps.data.size != 1:
         return None
     return w, float(eps.data.flat[0])

@@ -15,14 +15,14 @@ from meristem.rewrite.cancel import cancelled
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved, SizeError
 from meristem.rewrite.graph import Graph, Value, Weight
-from meristem.rewrite.made import Constant, Fresh
+from meristem.rewrite.made import Constant, Fresh, Woken
 from meristem.rewrite.numbering import replaced
 from meristem.rewrite.orders import copies
 from meristem.rewrite.renumber import renumber
 from meristem.rewrite.repeat import Repeat, ScaleEdit
 from meristem.rewrite.stacks import Stack
 from meristem.rewrite.steps import Block
-from meristem.rewrite.zeros import zeroed
+from meristem.rewrite.zeros import before, zeroed
 
 At = str | Sequence[int]
 
@@ -184,6 +184,8 @@ def plan_depth(
                 for w in clone.block.weights
                 if w not in clone.made and _matrix(w)
             }
+        if clone.zeroed:
+            _wake(clone)
     for stack, target in sizes.items():
         own = [c for c in script.clones if c.stack is stack]
         if own:
@@ -281,6 +283,18 @@ def _settle(clone: CloneEdit, taken: set[str]) -> None:
         gate += "_"
     taken.add(gate)
     clone.gate = gate
+
+
+def _wake(clone: CloneEdit) -> None:
+    """Draws what is zero before a zero gain of a norm or a layer scale: neither of two zeros would learn.
+
+    Growth in width leaves such zeros where new coordinates of the stream are written.
+    """
+    block = clone.block
+    branches = [v for r in block.spine or () for v in r.branches]
+    for w in before(branches, block.ops):
+        if w in block.weights and w not in clone.made and _matrix(w):
+            clone.made[w] = Woken(clone.name(w.name))
 
 
 def _identity(block: Block) -> dict[Weight, float] | None:

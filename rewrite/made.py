@@ -198,6 +198,37 @@ class Fresh:
         return np.asarray(wide.mean() + wide.std() * entries, old.dtype)
 
 
+@dataclass(frozen=True)
+class Woken:
+    """The source, of which every slice of zeros along an axis is drawn with the mean and standard deviation
+    of the rest; what is drawn depends on ``key`` alone.
+
+    For what stands before a factor that is zero everywhere: a product of two zeros never learns.
+    """
+
+    key: str
+    linear: bool = False
+
+    @property
+    def text(self) -> str:
+        return json.dumps({"woken": self.key})
+
+    def shape(self, old: Shape) -> Shape:
+        return old
+
+    def apply(self, old: Array) -> Array:
+        alive = old != 0
+        asleep = np.zeros(old.shape, bool)
+        for axis in range(old.ndim):
+            rest = tuple(a for a in range(old.ndim) if a != axis)
+            asleep |= ~alive.any(axis=rest, keepdims=True)
+        if not asleep.any() or asleep.all():
+            return np.array(old)
+        wide = old[~asleep].astype(np.float64)
+        entries = generator(self.key).standard_normal(old.shape)
+        return np.where(asleep, wide.mean() + wide.std() * entries, old).astype(old.dtype)
+
+
 COPY = Copy()
 
 
@@ -214,6 +245,8 @@ def made(text: str) -> Made:
         return Dirac(tuple(map(int, data["dirac"])))
     if "fresh" in data:
         return Fresh(str(data["fresh"]))
+    if "woken" in data:
+        return Woken(str(data["woken"]))
     if "normal" in data:
         return Drawn(float(data["normal"]), str(data["key"]))
     if "root" in data:

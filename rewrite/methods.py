@@ -126,7 +126,7 @@ METHODS: dict[str, Method] = {
             "new units are drawn and stand behind a mask, 0 at first, that norms weigh by",
             ("statistics", "zero"),
             ("zero",),
-            settings={"mask": 0},
+            settings={"mask": 0.0},
         ),
         _copies(
             "fuse",
@@ -271,25 +271,34 @@ def _width(text: str, name: str, given: dict[str, str]) -> Method:
             f"method={text!r}: the method {name} takes no {' and no '.join(given)}"
             + (f"; these do: {others}" if others else "")
         )
-    numbers = {k: n for k, value in given.items() if (n := _number(value)) is not None}
+    numbers = {
+        k: n
+        for k, value in given.items()
+        if k in found.options and (n := _number(value, found.options[k])) is not None
+    }
     most = float("inf") if found.settings else 10  # larger shares would cost the sum its digits
     fits = (
         set(numbers) == set(given) <= set(found.options)
         and max(numbers.values(), default=0) <= most
     )
     if not fits:
-        known = " and ".join(f"{k}={v:g}" for k, v in found.options.items())
+        known = " and ".join(
+            f"{k}={v:g}" + (" (whole)" if isinstance(v, int) else "")
+            for k, v in found.options.items()
+        )
         bound = "0 or more" if found.settings else f"from 0 to {most}"
         raise MeristemError(f"method={text!r}: the options of {name} are {known}, {bound}")
     return found.with_options(numbers)
 
 
-def _number(text: str) -> float | None:
-    """A finite number that is not negative."""
+def _number(text: str, default: float) -> float | None:
+    """A finite number that is not negative, and whole where the default is."""
     try:
         number = float(text)
     except ValueError:
         return None
+    if isinstance(default, int):
+        return int(number) if number.is_integer() and number >= 0 else None
     return number if 0 <= number < float("inf") else None
 
 

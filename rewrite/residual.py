@@ -17,6 +17,7 @@ from meristem.rewrite.dimensions import common_place
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Literal, Op, Value, Weight
 from meristem.rewrite.numbering import within
+from meristem.rewrite.shares import stored_behind
 
 # Operators that only rearrange memory or precision; a stream is followed through them.
 SAME = frozenset({"identity", "cast", "reshape"})
@@ -319,20 +320,13 @@ class Streams:
                     consider(v.producer)
             else:
                 for v in op.inputs:
-                    if v.producer is not None and self.behind(v) is not None:
+                    if v.producer is not None and stored_behind(v) is not None:
                         consider(v.producer)
         made: set[Op] = set()
         for op in sorted(pool, key=self.position.__getitem__):
             if any(isinstance(v, Weight) or v.producer in made for v in op.inputs):
                 made.add(op)
         inside |= made
-
-    @staticmethod
-    def behind(v: Value) -> Weight | None:
-        """The weight that ``v`` is, seen through layout and precision."""
-        while v.producer is not None and v.producer.kind in (*SAME, "permute"):
-            v = v.producer.inputs[0]
-        return v if isinstance(v, Weight) else None
 
 
 def _elsewhere(path: str, module: str) -> bool:

@@ -53,7 +53,7 @@ def _by(op: Op, position: int, outputs: set[Value], shared: dict[Value, Axes]) -
         own, other, out = labels[position], labels[1 - position], labels[2]
         partner = op.inputs[1 - position]
         taken = {other[a] for a in shared.get(partner, NO_AXES)}
-        if _stored(partner) is _stored(op.inputs[position]):
+        if stored_behind(partner) is stored_behind(op.inputs[position]):
             return NO_AXES  # a product of shares
         return frozenset(
             a for a, k in enumerate(own) if k in other and k not in out and k not in taken
@@ -63,16 +63,11 @@ def _by(op: Op, position: int, outputs: set[Value], shared: dict[Value, Axes]) -
     return NO_AXES
 
 
-def stored_behind(v: Value) -> bool:
-    """Is a value a stored tensor, seen through layout and precision?"""
-    return isinstance(_stored(v), Weight)
-
-
-def _stored(v: Value) -> Value:
-    """What a value's entries are before they are moved."""
+def stored_behind(v: Value) -> Weight | None:
+    """The stored tensor that ``v`` is, seen through layout and precision."""
     while v.producer is not None and v.producer.kind in _MOVES:
         v = v.producer.inputs[0]
-    return v
+    return v if isinstance(v, Weight) else None
 
 
 def _hand_on(v: Value, axes: Axes, shared: dict[Value, Axes]) -> None:

@@ -18,6 +18,7 @@ from meristem.rewrite.equations import Equations
 from meristem.rewrite.graph import Graph, Op, Value
 from meristem.rewrite.numbering import Numbering, last_number, module_of, number_blocks
 from meristem.rewrite.residual import Residual, Streams
+from meristem.rewrite.shares import stored_behind
 from meristem.rewrite.steps import Block, Steps
 
 
@@ -150,7 +151,7 @@ class _Finder:
     def _stack(self, blocks: Sequence[Block], numbering: Numbering | None) -> Stack | None:
         """None where the stream changes its shape or type on the way, or nothing in it is learned."""
         same = all(b.entry.shape == b.exit.shape and b.entry.dtype == b.exit.dtype for b in blocks)
-        read = (self.streams.behind(v) for b in blocks for op in b.ops for v in op.inputs)
+        read = (stored_behind(v) for b in blocks for op in b.ops for v in op.inputs)
         if not blocks or not same or not any(w and w.role == "parameter" for w in read):
             return None
         place = common_place(p for b in blocks for p in [b.place] if p)

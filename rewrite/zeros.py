@@ -14,9 +14,12 @@ import numpy as np
 from meristem.rewrite.graph import Literal, Op, Value, Weight
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.semantics.elementwise import Row
+from meristem.rewrite.shares import stored_behind
 
 # Operators that hand a constant through unchanged.
 _CONSTANT = frozenset({"identity", "cast", "reshape", "permute", "expand", "slice"})
+# Operators that sum products.
+_SUMMING = frozenset({"contract", "conv", "grouped_contract"})
 _DEPTH = 400
 
 # How far from the sum, how many weights; and what each weight must be.
@@ -37,6 +40,22 @@ def zeroed(
     if joint is None or not _regular(order, joint[1], set(wanted)):
         return None
     return joint[1]
+
+
+def before(values: Iterable[Value], inside: Iterable[Op]) -> list[Weight]:
+    """Weights of the contractions nearest to ``values``: what a factor behind them multiplies."""
+    ops, seen, found = set(inside), set[Op](), list[Weight]()
+    stack = list(values)
+    while stack:
+        op = stack.pop().producer
+        if op is None or op not in ops or op in seen:
+            continue
+        seen.add(op)
+        if op.kind in _SUMMING:
+            found += [w for v in op.inputs[:2] if (w := stored_behind(v)) is not None]
+        else:
+            stack.extend(op.inputs)
+    return list(dict.fromkeys(found))
 
 
 def _regular(inside: Iterable[Op], weights: Mapping[Weight, float], values: set[Value]) -> bool:

@@ -254,8 +254,42 @@ def test_batch_norm_trains_as_the_original_does() -> None:
     for name, value in original.state_dict().items():
         assert torch.equal(module.state_dict()[name], value), name
     assert same(run(module.eval(), (X,), {}), run(original.eval(), (X,), {}))
+    for name in ("first", "second"):
+        assert repr(module.get_submodule(name)) == repr(original.get_submodule(name))
+    assert not [n for n in module.graph.nodes if n.op == "get_attr"]
     assert isinstance(module.drop, nn.Dropout)
     assert module.drop.p == 0.25
+
+
+class Elsewhere(nn.Module):
+    """A batch norm whose gain is another module's, and one whose gain is not learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fixed = nn.BatchNorm1d(3, affine=False), nn.BatchNorm1d(3)
+        self.gain = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+        del self.fixed.weight
+        self.fixed.register_buffer("weight", torch.tensor([3.0, 2.0, 1.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        own = self.norm
+        if self.training:
+            own.num_batches_tracked.add_(1)
+        y = nn.functional.batch_norm(
+            x, own.running_mean, own.running_var, self.gain, None, self.training
+        )
+        return self.fixed(y)
+
+
+def test_batch_norms_over_tensors_of_several_modules_train_too() -> None:
+    original = Elsewhere()
+    module = trainable_module(trace_module(copy.deepcopy(original), (X,))).train()
+    for step in range(2):
+        x = X + step
+        assert same(seeded(module, (x,), {}), seeded(original, (x,), {}))
+    for name, value in original.state_dict().items():
+        assert torch.equal(module.state_dict()[name], value), name
+    assert type(module.fixed) is nn.Module
 
 
 def test_train_mode_can_be_set_for_a_part() -> None:

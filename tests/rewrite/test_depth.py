@@ -1,9 +1,11 @@
 """Zero sets, periods, positions and names of new blocks, on streams made by hand."""
 
+import numpy as np
 import pytest
 
 from meristem.rewrite.depth import plan_depth, possible_sizes
 from meristem.rewrite.errors import SizeError
+from meristem.rewrite.made import Woken, made
 from meristem.rewrite.stacks import find_stacks
 from meristem.rewrite.zeros import zeroed
 from tests.rewrite.streams import WIDTH, Stream, deep
@@ -97,6 +99,35 @@ def test_a_new_block_of_a_postnorm_stack_stands_behind_a_gate():
     assert names(script) == [[], []]
     assert len(script.added) == 2
     assert "gate" in str(script.reports[0])
+
+
+def test_zeros_before_a_zero_gain_are_drawn():
+    s = Stream()
+    x = s.at("embed").linear(s.input(), "table")
+    for i in range(2):
+        s.at(f"layers.{i}")
+        x = s.op("add", x, s.norm(s.mlp(s.norm(x, "before")), "after"))
+    script = grow(s.end(s.at("head").linear(x, "out", 9)))
+    made = {c.name(w.name): m for c in script.clones for w, m in c.made.items()}
+    assert {n: m.text for n, m in made.items()} == {
+        "layers.2.after.weight": "0.0",
+        "layers.2.mlp.down.weight": '{"woken": "layers.2.mlp.down.weight"}',
+    }
+
+
+def test_only_slices_of_zeros_wake():
+    source = np.random.default_rng(0).normal(1, 0.1, (400, 30)).astype(np.float32)
+    source[5, 7] = 0
+    woken = made(Woken("a name").text)
+    assert np.array_equal(woken.apply(source), source)
+    source[200:] = 0
+    source[:, -1] = 0
+    got = woken.apply(source)
+    assert np.array_equal(got[:200, :-1], source[:200, :-1])
+    for drawn in (got[200:], got[:, -1]):
+        assert (abs(drawn.mean() - 1) < 0.05, 0.05 < drawn.std() < 0.2) == (True, True)
+    assert got.dtype == np.float32
+    assert np.array_equal(woken.apply(source * 0), source * 0)
 
 
 def test_weights_that_all_layers_share_leave_only_a_gate():
