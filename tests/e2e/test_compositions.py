@@ -326,7 +326,9 @@ def test_approximate_depth_and_exact_width_say_what_is_what() -> None:
 
 
 @pytest.mark.parametrize("depth", ["stack", "split", "split:by=sublayer,scalars=explicit"])
-@pytest.mark.parametrize("width", ["preserve", "pair", "lemon"])
+@pytest.mark.parametrize(
+    "width", ["preserve", *(pytest.param(w, marks=pytest.mark.full) for w in ("pair", "lemon"))]
+)
 def test_width_preserves_what_the_deeper_model_computes(width: str, depth: str) -> None:
     """Also where no norm reads what the last block writes, and new coordinates could be anything there."""
     torch.manual_seed(0)

@@ -215,6 +215,7 @@ def test_a_model_fused_with_itself_is_the_same_function(tmp_path: Path) -> None:
     assert report.levels["algebra"].word == "noise-floor", str(report)
 
 
+@pytest.mark.full
 def test_files_are_fused(tmp_path: Path) -> None:
     files = [meristem.load(residual(s).save(tmp_path / f"{s}.onnx")) for s in (0, 1)]
     plan = meristem.plan(

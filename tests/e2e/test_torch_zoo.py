@@ -34,7 +34,7 @@ def traced(name: str, dynamic: bool = False) -> tuple[Any, tuple[Any, ...], dict
 
 
 def kinds_of(model: Any) -> list[str]:
-    """Kinds with something to grow, of those that this issue is about."""
+    """Kinds of sizes with something to grow: all but positions, rows of tables and experts."""
     return [
         k for k in SIX if any(d.kind == k and (d.growable or d.boundary) for d in model.dimensions)
     ]

@@ -42,7 +42,7 @@ def several_growths(data, module, count, plans=3):
 def test_random_modules():
     count = []
 
-    @settings(calm, max_examples=8)
+    @settings(calm, max_examples=5)
     @given(st.data())
     def run(data):
         several_growths(data, data.draw(stacks()), count)

@@ -34,7 +34,8 @@ def test_torch(name):
     assert len(report.levels["algebra"].inputs) >= 12
 
 
-@pytest.mark.parametrize("boundary", [pytest.param("crop", marks=pytest.mark.full), "grow"])
+@pytest.mark.full
+@pytest.mark.parametrize("boundary", ["crop", "grow"])
 def test_boundaries(boundary):
     model = traced("whisper")  # the encoder's stream is an output
     grown = meristem.grow(model, {"hidden": "x1.5"}, boundary=boundary)
