@@ -110,8 +110,8 @@ def _report_depth(prepared: Prepared, dimensions: Mapping[str, Dimension]) -> No
     plan.moves |= prepared.moves
     plan.added += depth.added
     plan.locked += still_equal(depth.clones, plan.weights)
-    words = depth_hooks(method(plan.method)).words
-    plan.approximate += [a + words for a in depth.approximate]
+    why = depth_hooks(method(plan.method)).words
+    plan.approximate += [a + why for a in depth.approximate]
     plan.notes += [str(r) for r in depth.reports]
 
 

@@ -18,6 +18,7 @@ from meristem.rewrite.graph import Graph, Value, Weight
 from meristem.rewrite.made import Constant, Fresh, Woken
 from meristem.rewrite.numbering import replaced
 from meristem.rewrite.orders import copies
+from meristem.rewrite.outside import own_inputs, own_outputs
 from meristem.rewrite.renumber import renumber
 from meristem.rewrite.repeat import Repeat, ScaleEdit
 from meristem.rewrite.stacks import Stack
@@ -62,6 +63,9 @@ class DepthReport:
     gates: tuple[str, ...]
     order: str = ""
     halves: tuple[str, ...] = ()
+    # Inputs that copies read as their sources do, and outputs that only their sources return.
+    reads: tuple[str, ...] = ()
+    returns: tuple[str, ...] = ()
 
     @property
     def inexact(self) -> str:
@@ -80,7 +84,11 @@ class DepthReport:
         halves = f"halves that cancel: {', '.join(self.halves)}" if self.halves else ""
         gate = f"gates at zero: {', '.join(self.gates)}" if self.gates else ""
         order = f"they compute at once, in the order {self.order}" if self.order else ""
-        rest = "; ".join(p for p in (halves, how, gate, order) if p)
+        reads = (
+            f"they read {_some(self.reads)} as the blocks that they copy do" if self.reads else ""
+        )
+        returns = f"only the old blocks return {_some(self.returns)}" if self.returns else ""
+        rest = "; ".join(p for p in (halves, how, gate, order, reads, returns) if p)
         return f"{self.stack} {self.old} -> {self.new}: {pairs}; {rest}"
 
 
@@ -189,7 +197,7 @@ def plan_depth(
     for stack, target in sizes.items():
         own = [c for c in script.clones if c.stack is stack]
         if own:
-            script.reports.append(_report(stack, target, own, order))
+            script.reports.append(_report(graph, stack, target, own, order))
     return script
 
 
@@ -305,7 +313,10 @@ def _identity(block: Block) -> dict[Weight, float] | None:
     return zeroed(branches, block.ops, block.weights)
 
 
-def _report(stack: Stack, target: int, clones: Sequence[CloneEdit], order: str) -> DepthReport:
+def _report(
+    graph: Graph, stack: Stack, target: int, clones: Sequence[CloneEdit], order: str
+) -> DepthReport:
+    copied = list(dict.fromkeys(c.block for c in clones))
     return DepthReport(
         stack.name,
         stack.size,
@@ -316,7 +327,14 @@ def _report(stack: Stack, target: int, clones: Sequence[CloneEdit], order: str) 
         tuple(c.gate for c in clones if c.gate),
         order,
         tuple(c.name(w.name) for c in clones for w in c.halves),
+        tuple(n for b in copied for n in own_inputs(b, stack.blocks)),
+        tuple(n for b in copied for n in own_outputs(b, graph)),
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 __all__ = ["CloneEdit", "DepthReport", "DepthScript", "plan_depth", "possible_sizes"]

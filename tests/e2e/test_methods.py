@@ -208,6 +208,9 @@ def test_noise_of_clones_cancels() -> None:
         ("stack:order=random", "the options of stack are order=whole, interleave, middle, overlap"),
         ("identity:order=whole", "the options of identity are insides=copied, fresh"),
         ("identity:insides=odd", "the options of identity are insides=copied, fresh"),
+        ("learned:steps=1.5", r"the options of learned are steps=100 \(whole\)"),
+        ("pair+stack", "stack is a method for layers, and the request names none"),
+        ("identity", "identity is a method for layers, and the request names none"),
     ):
         with pytest.raises(MeristemError, match=why):
             meristem.plan(model, {"mlp@first": 24}, method=text)

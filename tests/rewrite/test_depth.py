@@ -130,6 +130,23 @@ def test_only_slices_of_zeros_wake():
     assert np.array_equal(woken.apply(source * 0), source * 0)
 
 
+def test_inputs_and_outputs_of_single_blocks_are_told():
+    s = Stream()
+    x = s.at("embed").linear(s.input(), "table")
+    mask = s.input("mask")
+    states = []
+    for i in range(2):
+        past = s.input(f"past{i}")
+        s.at(f"layers.{i}")
+        state = s.op("add", s.linear(s.norm(x), "inner"), s.op("permute", past, perm=(0, 1, 2)))
+        states.append(s.op("identity", state))
+        x = s.op("add", x, s.linear(s.op("mul", s.op("relu", state), mask), "outer"))
+    (report,) = grow(s.end(s.at("head").linear(x, "out", 9), x, *states), 2).reports
+    assert (report.reads, report.returns) == (("past0", "past1"), ("out2", "out3"))
+    assert "they read past0, past1 as the blocks that they copy do" in str(report)
+    assert str(report).endswith("only the old blocks return out2, out3")
+
+
 def test_weights_that_all_layers_share_leave_only_a_gate():
     s = Stream()
     x = s.at("embed").linear(s.input(), "table")
