@@ -19,7 +19,7 @@ from meristem.model import Model
 from meristem.prepared import Prepared
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.errors import CarrierError, NotPreserved, SizeError
-from meristem.rewrite.methods import Chosen, words
+from meristem.rewrite.methods import Chosen, only
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.request import Target, Wish, by_name, wanted
 from meristem.supplied import NOTHING, Supplied
@@ -72,12 +72,6 @@ class Part:
     lists: Callable[[Model, Chosen], Iterable[Dimension]] = lambda model, _: model.dimensions
 
 
-def _method(asked: Asked, *parts: str) -> str:
-    """The words of the method for some parts."""
-    named = words(asked.plan.method)
-    return "+".join(named[p] for p in parts if p in named) or "preserve"
-
-
 def _targets(wishes: Iterable[Wish]) -> dict[str, Target]:
     return {w.dimension.name: w.target for w in wishes}
 
@@ -89,7 +83,7 @@ def _copied(asked: Asked) -> dict[str, Target]:
 
 
 def _copied_by(asked: Asked) -> str:
-    return asked.chosen.copied or _method(asked, "depth")
+    return asked.chosen.copied or only(asked.plan.method, "depth")
 
 
 def _sizes(asked: Asked) -> dict[str, Target]:
@@ -103,7 +97,7 @@ def _sized(asked: Asked) -> str:
     deeper = [] if asked.layers_first else ["depth"]
     stretched = ["positions"] if asked.of("positions") else []
     mixed = ["experts"] if asked.experts and not asked.deepens else []
-    return _method(asked, "width", *deeper, *stretched, *mixed)
+    return only(asked.plan.method, "width", *deeper, *stretched, *mixed)
 
 
 def _mixtures(asked: Asked) -> dict[str, Target]:
@@ -118,7 +112,8 @@ PARTS = (
         lists=lambda model, chosen: listed(model, chosen),
     ),
     Part(
-        "mixtures", _mixtures, lambda a: _method(a, "experts"), lists=lambda model, _: mixable(model)
+        "mixtures", _mixtures, lambda a: only(a.plan.method, "experts"),
+        lists=lambda model, _: mixable(model),
     ),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from meristem.model import Model
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import MeristemError
 from meristem.rewrite.graph import Array
-from meristem.rewrite.methods import method
+from meristem.rewrite.methods import method, only
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.planner import Solution
 from meristem.rewrite.request import by_name
@@ -50,7 +50,9 @@ class Step:
 
         try:
             supplied = Supplied([s.model for s in self.others], maps=self.plan.maps)
-            prepared = prepare(self.old.model, width, supplied=supplied, **self.plan.options)
+            options = self.plan.options
+            options["method"] = only(self.plan.method, "width", "positions", "experts")
+            prepared = prepare(self.old.model, width, supplied=supplied, **options)
         except MeristemError as error:
             return f"the plan does not start from this model: {error}"
         self.script = getattr(prepared, "script", None) or EditScript()

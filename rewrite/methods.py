@@ -259,6 +259,12 @@ def words(text: str) -> dict[str, str]:
     )  # it adds to the width
 
 
+def only(text: str, *parts: str) -> str:
+    """The words of ``text`` for some parts; ``preserve`` where it has none."""
+    named = words(text)
+    return "+".join(named[p] for p in parts if p in named) or "preserve"
+
+
 def _width(text: str, name: str, given: dict[str, str]) -> Method:
     found = METHODS.get(name)
     if found is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ MARKED = re.compile(
 )  # what ``write`` replaces
 # What ONNX Runtime puts in place of several operators; the rest of its graph is what was written.
 FUSED = re.compile(r"^com\.microsoft(\.nchwc)?\.|^Fused|^Gelu$|^LayerNormalization$")
+# What decompositions make of the same operators: views of reshapes, copies of dropouts in eval mode.
+RENAMED = {
+    "aten.view.default": "aten.reshape.default",
+    "aten._unsafe_view.default": "aten.reshape.default",
+    "aten.clone.default": "aten.dropout.default",
+}
+# Checks, which compute nothing.
+IDLE = {"aten._assert_tensor_metadata.default"}
 WAYS = {
     "through torch": "ONNX file, grown in torch",
     "through ONNX": "ONNX file, grown as a file",
@@ -59,16 +67,17 @@ def row(r: dict[str, Any], way: str) -> str:
     low, high = t["interval"]
     ms = " / ".join(f"{1000 * s:.2f}" for s in t["seconds"])
     cells = [
-        r["family"], f"`{r['method']}`", WAYS[way], f"{t['median']:.3f}{verdict(r, t)}",
-        f"{low:.3f} to {high:.3f}", ms, f"{ratio(w['memory']):.3f}", same(w["written"]),
+        r["family"], f"`{r['method']}`", WAYS[way], verdict(r, t["median"]),
+        f"{low:.3f} to {high:.3f}", ms, verdict(r, ratio(w["memory"])), same(w["written"]),
         same(w["optimised"]) if "optimised" in w else "",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
-def verdict(r: dict[str, Any], t: dict[str, Any]) -> str:
-    """A word where a ratio is above the limit."""
-    return "" if t["median"] <= LIMIT else " (pays)" if r["pays"] else " (MISSED)"
+def verdict(r: dict[str, Any], median: float) -> str:
+    """A ratio, with a word where it is above the limit."""
+    word = "" if median <= LIMIT else " (pays)" if r["pays"] else " (MISSED)"
+    return f"{median:.3f}{word}"
 
 
 def ratio(memory: Sequence[Sequence[int]]) -> float:
@@ -79,10 +88,26 @@ def ratio(memory: Sequence[Sequence[int]]) -> float:
 
 def same(counts: Sequence[dict[str, int]]) -> str:
     """How many operators, or by what they differ."""
-    grown, native = map(Counter, counts)
+    grown, native = map(_counted, counts)
     if grown == native:
         return f"the same {sum(grown.values())}"
-    return f"{sum(grown.values())} instead of {sum(native.values())}"
+    sides = ((grown - native, "more"), (native - grown, "less"))
+    parts = [f"{words(short(c))} {word}" for c, word in sides if c]
+    return f"{sum(grown.values())} instead of {sum(native.values())}: {'; '.join(parts)}"
+
+
+def _counted(counts: dict[str, int]) -> Counter[str]:
+    """Operators under one name where a decomposition only renames them."""
+    out: Counter[str] = Counter()
+    for name, n in counts.items():
+        if name not in IDLE:
+            out[RENAMED.get(name, name)] += n
+    return out
+
+
+def short(counts: Mapping[str, int]) -> dict[str, int]:
+    """Without the packet and the overload: ``aten.mean.dim`` is ``mean``."""
+    return {n.split(".")[1] if n.startswith("aten.") else n: c for n, c in sorted(counts.items())}
 
 
 def fused(counts: dict[str, int]) -> dict[str, int]:

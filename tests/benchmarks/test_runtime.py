@@ -82,14 +82,18 @@ def test_only_what_is_fused_counts_as_fused(room):
 
 def test_operators_that_differ_are_not_the_same(room):
     assert room.pages.same([{"Add": 2}, {"Add": 2}]) == "the same 2"
-    assert room.pages.same([{"Add": 2}, {"Mul": 2}]) == "2 instead of 2"
+    assert room.pages.same([{"Add": 2}, {"Mul": 2}]) == "2 instead of 2: Add 2 more; Mul 2 less"
+    grown = {"aten.reshape.default": 3, "aten.mean.dim": 1}
+    native = {"aten.view.default": 2, "aten._unsafe_view.default": 1}
+    assert room.pages.same([grown, native]) == "4 instead of 3: mean 1 more"
+    assert room.pages.same([native, {"aten.reshape.default": 3}]) == "the same 3"
 
 
 def test_a_ratio_above_the_limit_is_said(room):
     r = {"pays": False}
-    assert room.pages.verdict(r, {"median": 1.03}) == ""
-    assert room.pages.verdict(r, {"median": 1.031}) == " (MISSED)"
-    assert room.pages.verdict({"pays": True}, {"median": 1.2}) == " (pays)"
+    assert room.pages.verdict(r, 1.03) == "1.030"
+    assert room.pages.verdict(r, 1.031) == "1.031 (MISSED)"
+    assert room.pages.verdict({"pays": True}, 1.2) == "1.200 (pays)"
 
 
 def test_the_page_holds_what_is_stored(room):

@@ -48,6 +48,7 @@ BOTH = ("gpt2",)
 LATER = RELATED | {
     "bart", "bert", "bloom", "convnext", "falcon_mq", "gemma2", "llama", "llama_tied", "mixtral",
     "nanogpt", "nanogpt_manual", "opt", "opt_postnorm", "qwen3", "swin", "t5", "torch_encoder_postnorm",
+    "vit",
 }  # fmt: skip
 INPUTS = 8
 LIMIT = 4.0

@@ -141,6 +141,7 @@ def test_a_plan_of_the_torch_model_and_its_content_in_the_cache(traced, source, 
         assert sizes(model.model_path)["mlp"] == {size}
 
 
+@pytest.mark.full
 def test_the_example_runs_through_olives_command_line(tmp_path, capsys):
     example("olive_workflow").main(tmp_path)
     said = capsys.readouterr().out

@@ -103,7 +103,7 @@ mutant("shares: one reader that sums is enough", "contract: a weight and its tra
     )
 )  # fmt: skip
 mutant("shares: both factors may be shared", "contract: a weight with itself")(
-    method(shares, "_stored", lambda v: v)
+    method(shares, "stored_behind", lambda v: v)
 )
 mutant("expansion: shares of other coordinates", "contract: attention")(
     method(Lift, "shared", lambda self, old=Lift.shared: np.arange(self.size) % self.core.size)

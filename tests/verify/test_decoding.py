@@ -37,9 +37,8 @@ def test_caches_are_found_without_names(llama):
     assert tokens == positions
     assert mask[1] == f"{pasts[0][2]} + {tokens[1]}"
     assert len({p[2] for p in pasts}) == 1
-    for name in ("gpt2", "bert", "vit"):
-        model = traced(name)
-        assert stepwise(model.graph, subject(model).fields()) is None
+    model = traced("gpt2")
+    assert stepwise(model.graph, subject(model).fields()) is None
 
 
 def test_steps_agree(llama):
