@@ -21,29 +21,14 @@ _LIBRARIES = ("torch", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "num
 SUFFIXES = (".html", ".htm")
 
 
-def write_page(
-    model: Model,
-    path: str | Path,
-    *,
-    before: Model | None = None,
-    verification: Any = None,
-    refusal: Exception | None = None,
-    request: Mapping[str, Any] | None = None,
-    title: str = "",
-    command: str = "",
-    files: tuple[str, str] | None = None,
-) -> Path:
-    """Write the page of a model: after its growth, where it has a plan.
+def write_page(model: Model, path: str | Path, **shown: Any) -> Path:
+    """Write the page of a model; ``shown`` is what ``page`` takes.
 
-    ``before`` is the model that grew, ``verification`` the Report of both, ``refusal`` the error of a
-    ``request`` that was refused. A page that is there is replaced, at once or not at all. Raises
-    OutputError where ``path`` is no .html, or cannot be written.
+    A page that is there is replaced, at once or not at all. Raises OutputError where ``path`` is no .html,
+    or cannot be written.
     """
     path = check_page(path)
-    text = page(
-        model, before=before, verification=verification, refusal=refusal, request=request,
-        title=title, command=command, files=files,
-    )  # fmt: skip
+    text = page(model, **shown)
     try:
         with tempfile.TemporaryDirectory(prefix=".meristem-", dir=path.parent) as folder:
             written = Path(folder) / path.name
@@ -67,7 +52,11 @@ def page(
     command: str = "",
     files: tuple[str, str] | None = None,
 ) -> str:
-    """The same as text."""
+    """The page of a model as HTML: after its growth, where it has a plan.
+
+    ``before`` is the model that grew, ``verification`` the Report of both, ``refusal`` the error of a
+    ``request`` that was refused; ``command`` is what made the page, ``files`` what it read and wrote.
+    """
     from meristem.pages.page import Content
     from meristem.pages.render import render
     from meristem.tables import notes
