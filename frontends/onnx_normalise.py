@@ -1,9 +1,9 @@
 """What must be known of an ONNX model before its axes are solved.
 
-Only local functions are changed in the model (they are inlined). Everything else that exporters did
-to the weights is recorded as a fact beside it, and undone in the view alone, so that a model that
-does not grow is written back as it was: constants shared by several uses count once for each use,
-and a table that is stored twice, plain and transposed, is one weight.
+Only local functions (they are inlined) and the order of the nodes are changed in the model. Everything
+else that exporters did to the weights is recorded as a fact beside it, and undone in the view alone, so
+that a model that does not grow is written back as it was: constants shared by several uses count once for
+each use, and a table that is stored twice, plain and transposed, is one weight.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from onnx_ir.passes.common import InlinePass
 
 from meristem.carriers.onnx_carrier import OnnxCarrier
 from meristem.carriers.onnx_values import is_constant_valued, is_float, stored
+from meristem.rewrite.errors import CarrierError
 
 # Rows compared at a time when two large tables are compared.
 _ROWS = 4096
@@ -25,6 +26,7 @@ _ROWS = 4096
 def normalise(carrier: OnnxCarrier) -> OnnxCarrier:
     """Inline functions, then find what is shared and what is tied; each step is reported."""
     _inline(carrier)
+    _sort(carrier)
     shared, separated = _sharing(carrier.model)
     carrier.shared = frozenset(shared)
     if separated:
@@ -48,6 +50,17 @@ def _inline(carrier: OnnxCarrier) -> None:
         )
         InlinePass()(carrier.model)
         carrier.note(f"{count} local functions inlined ({called} calls)")
+
+
+def _sort(carrier: OnnxCarrier) -> None:
+    """Nodes after what they read: runtimes take them in any order. Raises CarrierError for a cycle."""
+    before = list(carrier.graph)
+    try:
+        carrier.graph.sort()
+    except ValueError as error:
+        raise CarrierError(f"the nodes of the graph form a cycle: {error}") from error
+    if before != list(carrier.graph):
+        carrier.note("the nodes are put into an order in which each follows what it reads")
 
 
 def _sharing(model: ir.Model) -> tuple[set[str], set[str]]:

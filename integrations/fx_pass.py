@@ -11,6 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.utils import _pytree as pytree
 
 import meristem
+from meristem.integrations.growing import refuse_batch_of_one
 from meristem.integrations.growth import LAST, META, Growth, Sizes, other_shapes
 
 _ADVICE = (
@@ -55,7 +56,13 @@ class GrowGraphModule(PassBase):
         return result
 
     def requires(self, graph_module: GraphModule) -> None:
-        """Raises CarrierError where there are no example inputs to trace the module with."""
+        """Raises CarrierError where there is no GraphModule, or no example inputs to trace it with, and
+        MeristemError where these are a batch of one, which would fix the batch."""
+        if not isinstance(graph_module, GraphModule):
+            raise meristem.CarrierError(
+                f"{type(graph_module).__name__} is no GraphModule; torch.fx.symbolic_trace makes one, and "
+                "meristem.trace takes any module"
+            )
         if self.plan(graph_module) is None:
             self._example(graph_module)
 
@@ -94,6 +101,13 @@ class GrowGraphModule(PassBase):
         return plans.get(self.growth.token)
 
     def _example(self, module: GraphModule) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        found = self._given(module)
+        if self.dynamic_shapes is not None:
+            refuse_batch_of_one(found, "the example inputs are")
+        return found
+
+    def _given(self, module: GraphModule) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Example inputs of the caller, or of what the placeholders state."""
         if self.args is not None or self.kwargs is not None:
             return tuple(self.args or ()), dict(self.kwargs or {})
         flat = [_stated(n) for n in module.graph.nodes if n.op == "placeholder"]

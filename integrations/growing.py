@@ -156,14 +156,19 @@ def refuse_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer | None)
 def refuse_example(example: Any) -> Example:
     """(args, kwargs) of one call; MeristemError where it is none, or of a batch of one."""
     call = _call(example)
+    refuse_batch_of_one(call, "example= is")
+    return call
+
+
+def refuse_batch_of_one(call: Any, words: str) -> None:
+    """Raises MeristemError where every tensor has a first axis of 1; ``words`` say what they are."""
     tensors = [t for t in pytree.tree_leaves(call) if isinstance(t, torch.Tensor) and t.dim()]
     if tensors and all(t.shape[0] == 1 for t in tensors):
         shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
         raise meristem.MeristemError(
-            f"example= is a batch of one: its tensors have the shapes {shapes}, and in a trace an axis "
+            f"{words} a batch of one: its tensors have the shapes {shapes}, and in a trace an axis "
             "of 1 cannot be told from one that is broadcast; give a batch of at least 2"
         )
-    return call
 
 
 def _call(example: Any) -> Example:

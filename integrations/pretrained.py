@@ -54,6 +54,10 @@ def grow_pretrained(
     Raises what ``meristem.grow`` raises, CarrierError where the class cannot have these shapes, and
     NotPreserved where it can and computes something else.
     """
+    if not isinstance(module, nn.Module) or not hasattr(module, "config"):
+        raise meristem.CarrierError(
+            f"{type(module).__name__} is no model with a config; meristem.trace takes any nn.Module"
+        )
     args, kwargs = refuse_example(example)
     if not isinstance(sizes_or_plan, meristem.Plan):
         options = {"compensate": "weights", **options}

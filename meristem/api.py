@@ -18,6 +18,8 @@ from meristem.supplied import Supplied
 
 Sizes = Mapping[str, int | str]
 Loss = Callable[[Any], Any]
+# What ``grow`` and ``plan`` say to a plan.
+_OPTIONS = ("method", "boundary", "compensate", "at", "seed", "given")
 
 
 def trace(
@@ -117,21 +119,44 @@ def grow(
     and CarrierError is raised where the plan grows other axes of a weight than the proof does. What was
     found with a loss is in the plan and is not found again, so that it needs none.
     """
+    unknown = options.keys() - _OPTIONS
+    if unknown:
+        raise TypeError(
+            f"grow() takes no {sorted(unknown)[0]}=; besides models=, loss= and batches= it takes "
+            + ", ".join(f"{name}=" for name in _OPTIONS)
+        )
     with in_memory(sizes_or_plan):
         if isinstance(sizes_or_plan, Plan):
-            given = sizes_or_plan
-            given.check_models(len(_listed(models)))
-            options = {**given.options, **options}
-            sizes = {by_name(n): s for n, s in given.sizes.items()}
-            supplied = Supplied(_listed(models), loss, given.learned, batches=batches, planned=True)
-            prepared = prepare(model, sizes, supplied=supplied, **options)
-            check_plan(given, prepared)
+            prepared = _bound(model, sizes_or_plan, models, loss, batches, options)
         else:
             supplied = Supplied(_listed(models), loss, batches=batches)
             prepared = prepare(model, sizes_or_plan, supplied=supplied, **options)
         source = model if prepared.masked else None
         origin = Origin.of(model, prepared.passed)
         return Model(prepared.carrier, model.side, prepared.plan, _listed(models), source, origin)
+
+
+def bound(model: Model, plan: Plan, *, models: Sequence[Model] = ()) -> Plan:
+    """``plan`` in the names of ``model``: made on another export of it, say. Raises what ``grow`` does."""
+    with in_memory(plan):
+        return _bound(model, plan, models).plan
+
+
+def _bound(
+    model: Model,
+    plan: Plan,
+    models: Any = (),
+    loss: Loss | None = None,
+    batches: Iterable[Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """The growth that a plan is of this model."""
+    plan.check_models(len(_listed(models)))
+    sizes = {by_name(n): s for n, s in plan.sizes.items()}
+    supplied = Supplied(_listed(models), loss, plan.learned, batches=batches, planned=True)
+    prepared = prepare(model, sizes, supplied=supplied, **{**plan.options, **(options or {})})
+    check_plan(plan, prepared)
+    return prepared
 
 
 def _listed(models: Any) -> tuple[Any, ...]:

@@ -211,8 +211,8 @@ def verify(
         told.files = (model, grown)
         a, b = _load_or_package(model), _load_or_package(grown)
         told.model, told.grown = (None if isinstance(m, Path) else m for m in (a, b))
-        if plan is not None and not isinstance(b, Path):
-            b.plan = read_plan(plan)
+        if plan is not None and not isinstance(a, Path) and not isinstance(b, Path):
+            b.plan = _bound(a, read_plan(plan))
         report = _verify(a, b, grown, **options)
         if json:
             out.data(verification_data(report))
@@ -286,6 +286,14 @@ def _grow(model: Any, request: Any, options: dict[str, Any]) -> Any:
 
     with out.progress("planning and growing"):
         return meristem.grow(model, request, **options)
+
+
+def _bound(model: Any, plan: Any) -> Any:
+    """The plan in the names of the model that it is said to start from."""
+    from meristem.api import bound
+
+    with out.progress("binding the plan"):
+        return bound(model, plan)
 
 
 def _load_or_package(path: Path) -> Any:

@@ -93,8 +93,8 @@ class OnnxSubject(Base):
         return ViewDouble(view, lambda w: given.wide(w.name, w.shape))
 
     def onnx(self, path: Path) -> Path:
-        """The file that the model was loaded from where it holds the model, else one at ``path``."""
-        own = self.carrier.path if self.model.plan is None else None
+        """The file that the model was loaded from, which is what people deploy; else one at ``path``."""
+        own = self.carrier.path  # what edits a model forgets it
         if own is not None and Path(own).is_file():
             return Path(own)
         return self.model.save(path)

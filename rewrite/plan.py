@@ -199,7 +199,12 @@ class Plan:
         """Read a plan; CarrierError where the text is not one."""
         try:
             data = json.loads(text)
-            if isinstance(data, dict) and data.pop("meristem_plan") != VERSION:
+            if not isinstance(data, dict) or "meristem_plan" not in data:
+                raise CarrierError(
+                    "this is not a meristem plan: it is JSON without meristem_plan; write one with "
+                    "meristem grow --save-plan"
+                )
+            if data.pop("meristem_plan") != VERSION:
                 raise CarrierError("the plan was written by another version; make it again")
             return _from(data)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:

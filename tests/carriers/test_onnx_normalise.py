@@ -8,6 +8,7 @@ from onnx import helper, numpy_helper
 from meristem.frontends.onnx_load import load_onnx
 from meristem.frontends.onnx_view import view_onnx
 from meristem.rewrite.equations import Equations
+from meristem.rewrite.errors import CarrierError
 from tests.carriers.onnx_models import (
     assert_lowered,
     assert_same,
@@ -24,6 +25,18 @@ IDS = {"i": np.array([[0, 2, 1], [3, 3, 0]])}
 
 def weights(source) -> dict[str, tuple[int, ...]]:
     return {w.name: w.shape for w in view_onnx(load_onnx(source)).weights}
+
+
+def test_nodes_may_come_in_any_order() -> None:
+    nodes = [node("MatMul", "x a", "h"), node("Relu", "h", "u"), node("MatMul", "u b", "y")]
+    stored = {"a": tensor(4, 6), "b": tensor(6, 4)}
+    sorted_, turned = (load_onnx(model(n, X, stored)) for n in (nodes, nodes[::-1]))
+    assert [n.op_type for n in turned.graph] == [n.op_type for n in sorted_.graph]
+    assert "each follows what it reads" in turned.normalisations[0]
+    assert not sorted_.normalisations
+    loop = [node("Add", "x v", "h"), node("Relu", "h", "v"), node("Relu", "h", "y")]
+    with pytest.raises(CarrierError, match="form a cycle"):
+        load_onnx(model(loop, X, {}))
 
 
 def test_small_and_constant_tensors_count_once_for_each_use() -> None:

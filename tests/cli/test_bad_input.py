@@ -287,6 +287,7 @@ def test_a_plan_for_another_model(mlp, out, decoder, tmp_path):
         "grow", decoder, "-o", tmp_path / "out.pt2", "--plan", plan, error="SelectorError"
     )
     assert "nearest: mlp@blocks.0.mlp" in message
+    refused("verify", decoder, decoder, "--plan", plan, error="SelectorError")
 
 
 def test_sizes_or_a_plan(mlp, out, tmp_path):

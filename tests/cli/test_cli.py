@@ -10,7 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
 import meristem
 from meristem.cli_arguments import parse_at, parse_sizes
@@ -204,6 +206,28 @@ def test_verify_with_the_plan(pair):
     assert words["algebra"] in ("noise-floor", "bit-exact")
     assert words["deployment"] in ("noise-floor", "bit-exact")
     assert data["ok"] is True
+
+
+def test_a_plan_of_the_module_verifies_two_files(tmp_path):
+    """Its names are those of the module, not of its export, and the file that is there is what runs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    model = meristem.trace(net, (torch.randn(3, 4),))
+    a, b, plan = tmp_path / "a.onnx", tmp_path / "b.onnx", tmp_path / "plan.json"
+    model.save(a)
+    plan.write_text(meristem.plan(model, {"mlp": "x2"}).to_json())
+    assert run("grow", a, "-o", b, "--plan", plan).code == 0
+    unused = onnx.helper.make_function(
+        "own", "Unused", ["a"], ["b"], [onnx.helper.make_node("NoSuchOp", ["a"], ["b"])],
+        [onnx.helper.make_opsetid("", 18)],
+    )  # fmt: skip
+    proto = onnx.load(b)
+    proto.functions.append(unused)
+    proto.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    onnx.save(proto, b)
+    data = run("verify", a, b, "--plan", plan, "--json").data
+    assert data["ok"]
+    assert data["levels"]["algebra"]["word"] in ("noise-floor", "bit-exact")
 
 
 @pytest.mark.parametrize("with_plan", [False, True])

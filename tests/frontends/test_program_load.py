@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,26 @@ def test_our_own_file_loses_no_dropout(tmp_path: Path) -> None:
     assert carrier.dropouts == traced("bert").dropouts
     assert [entry for entry in carrier.lost if "dropout" in entry] == []
     assert load_program(save_program(carrier, path)).dropouts == carrier.dropouts
+
+
+def test_a_class_that_is_not_known_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_program(traced("bert"), tmp_path / "bert.pt2")
+    known = torch.utils._pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE
+    (name,) = (n for n in known if n.endswith(".MaskedLMOutput"))
+    monkeypatch.delitem(known, name)  # its module is imported, and does not register it again
+    with pytest.raises(CarrierError, match=rf"gives a {name}, which torch does not know here"):
+        load_program(path)
+
+
+@pytest.mark.full
+def test_what_defines_a_class_is_imported(tmp_path: Path) -> None:
+    path = save_program(traced("bert"), tmp_path / "bert.pt2")
+    code = f"import meristem; print(meristem.load({str(path)!r}).parameters)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -95,6 +95,17 @@ def test_no_shapes_and_no_example_are_refused(net):
     assert found.value.node == "x"
 
 
+def test_what_would_fix_the_batch_is_refused(net):
+    one = {"args": (X[:1],), "kwargs": {"scale": SCALE[:1]}}
+    module = symbolic_trace(net)
+    with pytest.raises(meristem.MeristemError, match="a batch of one"):
+        GrowGraphModule({"mlp": "x2"}, **one)(module)
+    fixed = GrowGraphModule({"mlp": "x2"}, **one, dynamic_shapes=None)(module).graph_module
+    assert error(fixed, net, X[:1], SCALE[:1]) < 1e-6
+    with pytest.raises(meristem.CarrierError, match="Net is no GraphModule"):
+        GrowGraphModule({"mlp": "x2"}, *GIVEN)(net)
+
+
 def test_a_refusal_says_why_through_the_manager(net):
     manager = PassManager([GrowGraphModule({"hidden": "x2"}, *GIVEN)])
     with pytest.raises(Exception, match="GrowGraphModule") as found:

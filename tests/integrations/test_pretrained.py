@@ -110,6 +110,12 @@ def test_a_model_grows_is_saved_and_loaded(tmp_path):
         same(module, larger, pictures())
 
 
+def test_what_has_no_config_is_refused():
+    for module, word in ((1, "int"), (torch.nn.Linear(2, 2), "Linear")):
+        with pytest.raises(meristem.CarrierError, match=f"{word} is no model with a config"):
+            grow_pretrained(module, {"mlp": "x2"}, torch.zeros(2, 2))
+
+
 def test_a_class_that_computes_something_else_is_refused():
     """Its program has the factor of the small size, which the class takes from the config."""
     module = vision()

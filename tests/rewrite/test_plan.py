@@ -40,6 +40,17 @@ def test_a_plan_reads_back_as_it_was_written():
     assert again.explain() == plan.explain()
 
 
+def test_json_that_is_no_plan():
+    for text, why in (
+        ("{}", "JSON without meristem_plan"),
+        ("[1]", "JSON without meristem_plan"),
+        ('{"meristem_plan": 0}', "another version"),
+        ("{", "this is not a meristem plan"),
+    ):
+        with pytest.raises(CarrierError, match=why):
+            Plan.from_json(text)
+
+
 def test_a_plan_that_was_read_back_grows_the_same_model():
     model = traced()
     grown = meristem.grow(model, {"mlp": 18})
