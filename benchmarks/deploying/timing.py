@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 # One measurement lasts at least so long, so that the clock's steps do not matter.
 SECONDS = 0.03
@@ -61,12 +61,10 @@ def _once(f: Callable[[], object], calls: int, clock: Callable[[], float]) -> fl
 
 def _interval(ordered: list[float]) -> tuple[float, float]:
     """Order statistics between which the median lies in 95 % of samples."""
-    import math
-
     n = len(ordered)
-    tail, term = 0.0, 0.5**n
-    for k, _ in enumerate(pairwise([*ordered, 0.0])):
-        tail += term * math.comb(n, k)
+    tail = 0.0
+    for k in range(n):
+        tail += math.comb(n, k) * 0.5**n
         if tail > 0.025:
             return ordered[max(k - 1, 0)], ordered[n - max(k, 1)]
     return ordered[0], ordered[-1]
