@@ -107,7 +107,7 @@ def _weights(new: Subject, steps: Sequence[Step]) -> Any:
     if not steps:
         return None
     stored = {name: (array, dtype) for name, array, dtype in new.stored()}
-    return Unrounded(recipes_of(steps), stored.get, len(steps))
+    return Unrounded(recipes_of(steps), steps[-1].recipes(), stored.get)
 
 
 def _likely(old: Subject, samples: Sequence[Sample]) -> list[Sample]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from meristem.rewrite.graph import Array
 from meristem.verify.inputs import Sample
 from meristem.verify.programs import Program
+from meristem.verify.statistics import distances
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Between:
                 continue
             for name, a, b in zip(names, theirs, got, strict=False):
                 key = other, setting, name
-                worst[key] = max(worst.get(key, 0.0), _distance(a, b))
+                worst[key] = max(worst.get(key, 0.0), _apart(a, b))
         kept[setting] = got
 
     def differences(self) -> list[Difference]:
@@ -85,14 +84,9 @@ def _place(setting: str) -> str:
     return setting.split(",")[0]
 
 
-def _distance(a: Array, b: Array) -> float:
+def _apart(a: Array, b: Array) -> float:
     """Infinite where sizes differ, or only one is not a number."""
-    if a.shape != b.shape:
-        return float("inf")
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    with np.errstate(invalid="ignore"):
-        d = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
-    return float(np.where(np.isnan(d), np.inf, d).max(initial=0.0))
+    return float(distances(a, b).max(initial=0.0)) if a.shape == b.shape else float("inf")
 
 
 class _Watched:

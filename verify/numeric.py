@@ -13,7 +13,7 @@ from meristem.rewrite.resizing import linear, resized
 from meristem.verify.inputs import Sample
 from meristem.verify.programs import Program
 from meristem.verify.report import Measure, Verdict, judge, not_checked
-from meristem.verify.statistics import Gathered, distances
+from meristem.verify.statistics import Gathered, distances, largest
 
 # Level 1: relative to the largest output. Growth in float64 measures 1e-16 to 1e-12; a wrong factor
 # of a thousandth in one weight shows at 1e-6.
@@ -195,26 +195,19 @@ def algebra(
 
 def scale_of(a: Array) -> float:
     """The largest finite entry; 0 for what is no float."""
-    if a.dtype.kind != "f":
-        return 0.0
-    sizes = np.abs(np.asarray(a, np.float64))
-    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    return largest(a) if a.dtype.kind == "f" else 0.0
 
 
 def worst(measures: Sequence[Measure]) -> list[Measure]:
     """Every failure, and the nearest passes."""
     wrong = [m for m in measures if not m.ok]
-    fine = sorted((m for m in measures if m.ok), key=_ratio, reverse=True)
+    fine = sorted((m for m in measures if m.ok), key=lambda m: m.nearness, reverse=True)
     return wrong + fine[: max(1, 12 - len(wrong))]
 
 
 def _worst_stored(measures: Sequence[Measure]) -> list[Measure]:
     wrong = [m for m in measures if not m.ok]
-    return wrong or sorted(measures, key=_ratio, reverse=True)[:1]
-
-
-def _ratio(m: Measure) -> float:
-    return m.error / m.limit if m.limit else 0.0
+    return wrong or sorted(measures, key=lambda m: m.nearness, reverse=True)[:1]
 
 
 @dataclass
