@@ -41,6 +41,8 @@ class Between:
     _groups: dict[str, str] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
     """Settings in which the grown model gave something."""
+    varying: set[str] = field(default_factory=set)
+    """Settings of which nothing is said, as the original gives other numbers each time."""
 
     def watch(self, setting: str, group: str, program: Program, model: str) -> Program:
         """The same program; what it gives is compared with the other settings of its group."""
@@ -54,6 +56,8 @@ class Between:
         if model == "grown":
             self.ran.add(setting)
         now = self._now.get(model)
+        if now is sample and setting in self._kept[model]:
+            return  # once more, to see whether it gives the same
         if now is None or now.label != sample.label or setting in self._kept[model]:
             self._now[model], self._kept[model] = sample, {}
         kept, worst = self._kept[model], self._worst.setdefault(model, {})
@@ -68,7 +72,8 @@ class Between:
     def differences(self) -> list[Difference]:
         """Every pair of settings that both ran, the outputs in order."""
         old, new = (self._worst.get(m, {}) for m in ("original", "grown"))
-        return [Difference(*key, old[key], new[key]) for key in new if key in old]
+        kept = (k for k in new if k in old and not self.varying & {*k[:2]})
+        return [Difference(*key, old[key], new[key]) for key in kept]
 
     def notes(self) -> list[str]:
         """For each two runtimes and float type the settings and output where they are furthest apart."""
