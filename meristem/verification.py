@@ -16,6 +16,7 @@ from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
 from meristem.verification_decoding import decode
 from meristem.verification_inputs import Samples, drawn, given, same_inputs
+from meristem.verification_interface import same_interface
 from meristem.verification_locate import locate_in
 from meristem.verification_package import packaged, verify_package
 from meristem.verification_settings import Forms, Opened, Request, open_all, request
@@ -71,7 +72,7 @@ def verify_models(
     values on the way agree also where nothing differs.
 
     Raises RuntimeUnavailable where a runtime or provider is asked for that is not there or runs nothing,
-    CarrierError where inputs do not fit, or where the two models take different ones.
+    CarrierError where inputs do not fit, or where the two models take or give different ones.
     """
     wanted = request(runtime, providers, dtypes, optimizations)
 
@@ -122,6 +123,7 @@ class _Check:
         self.steps, self.reason = follow(model, grown)
         found = class_outputs(model.graph, model.equations)
         self.interface = replace(interface_of(self.steps), classes=found)
+        same_interface(self.old, self.new, self.interface, self.reason)
         self.script = EditScript(literals=[e for s in self.steps for e in s.script.literals])
         self.decoding: Verdict | None = None
         self._varies: str | None = None
