@@ -16,6 +16,7 @@ from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
 from meristem.verification_decoding import decode
 from meristem.verification_inputs import Samples, drawn, given, same_inputs
+from meristem.verification_interface import same_interface
 from meristem.verification_locate import locate_in
 from meristem.verification_package import packaged, verify_package
 from meristem.verification_settings import Forms, Opened, Request, open_all, request
@@ -29,9 +30,19 @@ from meristem.verification_steps import (
 )
 from meristem.verify import memory
 from meristem.verify.expected import expected
-from meristem.verify.numeric import algebra, attempt, deployment, eps_of
+from meristem.verify.inputs import Sample
+from meristem.verify.numeric import (
+    ALGEBRA_LIMIT,
+    algebra,
+    attempt,
+    deployment,
+    eps_of,
+    scale_of,
+    usable,
+)
 from meristem.verify.programs import Mean, Program
 from meristem.verify.recipes import EPSILON, Recipes, Stored
+from meristem.verify.repeats import Repeats, varies
 from meristem.verify.report import LEVELS, Report, Verdict, joined, judge, not_checked
 from meristem.verify.signature import class_outputs
 
@@ -61,7 +72,7 @@ def verify_models(
     values on the way agree also where nothing differs.
 
     Raises RuntimeUnavailable where a runtime or provider is asked for that is not there or runs nothing,
-    CarrierError where inputs do not fit, or where the two models take different ones.
+    CarrierError where inputs do not fit, or where the two models take or give different ones.
     """
     wanted = request(runtime, providers, dtypes, optimizations)
 
@@ -80,7 +91,14 @@ def verify_models(
         "training": check.training(samples),
     }
     locate_in(
-        levels, check.old, check.new, check.steps, samples.every, check.interface, always=layers
+        levels,
+        check.old,
+        check.new,
+        check.steps,
+        samples.every,
+        check.interface,
+        always=layers,
+        varies=check.varies(samples),
     )
     if check.decoding is not None:
         levels["decoding"] = check.decoding
@@ -105,8 +123,10 @@ class _Check:
         self.steps, self.reason = follow(model, grown)
         found = class_outputs(model.graph, model.equations)
         self.interface = replace(interface_of(self.steps), classes=found)
+        same_interface(self.old, self.new, self.interface, self.reason)
         self.script = EditScript(literals=[e for s in self.steps for e in s.script.literals])
         self.decoding: Verdict | None = None
+        self._varies: str | None = None
 
     def recipes(self) -> Recipes:
         """What the plan says of every stored name."""
@@ -116,6 +136,13 @@ class _Check:
         """The original in float64; of several models the mean of their outputs."""
         programs = [s.double() for s in (self.old, *self.others)]
         return programs[0] if len(programs) == 1 else Mean(programs)
+
+    def varies(self, samples: Samples) -> str:
+        """What two runs of the original in float64 on one input differ in; empty where nothing does, and
+        where it cannot be evaluated."""
+        if self._varies is None:
+            self._varies = _varies(self.reference(), samples) if self.old.evaluates() else ""
+        return self._varies
 
     def algebra(self, samples: Samples) -> Verdict:
         """Level 1."""
@@ -142,6 +169,9 @@ class _Check:
             return not_checked(
                 f"the original cannot be evaluated in float64: {self.old.obstacle()}"
             )
+        if self.varies(samples):
+            found = joined(not_checked(self.varies(samples)), stored.measures, stored.failures)
+            return found if found.checked else not_checked(found.reason)
         return algebra(
             reference, grown, samples.every, self.interface, stored.measures, stored.failures,
             [*samples.notes, *self._places(samples)], self.approximate[:1],
@@ -180,28 +210,45 @@ class _Check:
             if not opened.settings:
                 return judge([], exact=False, failures=opened.failures, notes=opened.refused)
             placement = opened.placement(samples.plain, self.interface.inputs)
-            verdict = self._compared(samples, opened)
+            verdict = self._compared(samples, opened, *self._reference(samples, forms[0], wanted))
             self.decoding = decode(
-                self.old, self.new, self.steps, self.reason, opened.settings, self.interface
-            )
+                self.old, self.new, self.steps, self.reason, opened.settings, self.interface,
+                self.varies(samples) or ("" if opened.settings else verdict.reason),
+            )  # fmt: skip
         verdict.placement, verdict.differences = placement, opened.between.differences()
         verdict.notes += opened.between.notes()
         return verdict
 
-    def _compared(self, samples: Samples, opened: Opened) -> Verdict:
-        """Both models in the settings that could be opened."""
-        notes = [*samples.notes, *opened.refused]
-        reference = planned = None
-        if self.old.evaluates():
-            reference = self.reference()
-        else:
-            notes.append(f"the reference is the original's own run: {self.old.obstacle()}")
+    def _reference(
+        self, samples: Samples, form: Forms, wanted: Request
+    ) -> tuple[Program | None, list[str]]:
+        """What deployment is measured against, and what is to be said of it: the original in float64, else
+        its own run, in its own types where no copy is asked for that is as wide. None: that run is among
+        the settings."""
+        why = self.varies(samples) if self.old.evaluates() else self.old.obstacle()
+        if not why:
+            return self.reference(), []
+        notes = [f"the reference is the original's own run: {why}"]
+        copies = [EPSILON[d] for d in wanted.dtypes if d is not None]
+        if not copies or min(copies) <= eps_of(EPSILON, self.old.dtypes()):
+            return None, notes
+        own = open_all(form, form, replace(wanted, dtypes=(None,), providers=None, levels=("all",)))
+        return (own.settings[0].original if own.settings else None), notes
+
+    def _compared(
+        self, samples: Samples, opened: Opened, reference: Program | None, said: Sequence[str]
+    ) -> Verdict:
+        """Both models in the settings that could be opened; those in which the original varies are taken
+        out of ``opened``."""
+        notes, planned, repeats = [*samples.notes, *opened.refused, *said], None, Repeats()
         if self.approximate and not self.reason:
             planned = self.new.double(self.recipes(), self.script)
         eps = eps_of(EPSILON, self.old.dtypes())
         verdict = deployment(
-            reference, opened.settings, samples.plain, self.interface, eps, notes, planned
+            reference, opened.settings, samples.plain, self.interface, eps, notes, planned, repeats
         )
+        opened.settings = [s for s in opened.settings if s.setting not in repeats.varying]
+        opened.between.varying |= repeats.varying.keys()
         verdict = opened.settled(verdict)
         measures, failures = expected(
             opened.settings, samples.plain, samples.expected, self.interface, eps
@@ -240,7 +287,9 @@ class _Check:
         )
         if short:
             return not_checked(short)
-        valid = [s for s in samples.plain if not attempt(self.old.double(), s)[1]][:3]
+        if self.varies(samples):
+            return not_checked(self.varies(samples))
+        valid = [s for s in samples.plain if _valid(self.old.double(), s)][:3]
         if not valid:
             return not_checked("no input was valid; pass inputs=")
         for sample in valid:
@@ -251,6 +300,20 @@ class _Check:
             return training_of(self.steps, valid)
         except CarrierError as error:
             return Verdict("differs", str(error))
+
+
+def _valid(program: Program, sample: Sample) -> bool:
+    got, problem = attempt(program, sample)
+    return not problem and usable(got)
+
+
+def _varies(program: Program, samples: Samples) -> str:
+    """What differs between two runs on the first input that is valid."""
+    for sample in samples.every:
+        got, problem = attempt(program, sample)
+        if not problem and usable(got):
+            return varies(program, sample, got, [ALGEBRA_LIMIT * scale_of(y) for y in got])
+    return ""
 
 
 def _preserves(plan: Plan) -> bool:

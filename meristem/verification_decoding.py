@@ -21,14 +21,18 @@ def decode(
     reason: str,
     settings: Sequence[Deployed],
     interface: Interface,
+    varies: str = "",
 ) -> Verdict | None:
     """The level "decoding": both models step by step, each with its own cache. None without a cache.
 
-    ``reason`` says why the grown model is not known in float64, and is then left out there.
+    ``reason`` says why the grown model is not known in float64, and is then left out there; ``varies`` why
+    nothing can be compared, as the original gives other numbers each time.
     """
     model = stepwise(old.model.graph, old.fields())
     if model is None:
         return None
+    if varies:
+        return not_checked(varies)
     if not old.evaluates():
         return not_checked(f"the original cannot be evaluated in float64: {old.obstacle()}")
     if any(s.plan.approximate for s in steps):

@@ -29,18 +29,20 @@ def locate_in(
     interface: Interface,
     *,
     always: bool = False,
+    varies: str = "",
 ) -> None:
     """Say in the levels that differ what the first value is that does; with ``always`` say how values
     agree in the first level that was checked.
 
     Old coordinates are found by the proofs of the ``steps``; without a plan values of equal models are
-    compared by name.
+    compared by name. ``varies`` says why nothing can be compared, as the original gives other numbers
+    each time.
     """
     differ = [v for n, v in levels.items() if v.word == DIFFERS and n != "training"]
     told = differ or [v for v in levels.values() if v.checked][:1] * always
     if not told:
         return
-    why = _obstacle(old, new, steps)
+    why = varies or _obstacle(old, new, steps)
     if why:
         notes, layers = [f"not located: {why}"], []
     else:
@@ -107,7 +109,7 @@ def _weights(new: Subject, steps: Sequence[Step]) -> Any:
     if not steps:
         return None
     stored = {name: (array, dtype) for name, array, dtype in new.stored()}
-    return Unrounded(recipes_of(steps), stored.get, len(steps))
+    return Unrounded(recipes_of(steps), steps[-1].recipes(), stored.get)
 
 
 def _likely(old: Subject, samples: Sequence[Sample]) -> list[Sample]:

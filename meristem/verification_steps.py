@@ -81,7 +81,7 @@ class Step:
                 weights.update(dict.fromkeys(names, recipe))
         read = self.read if before is None else self._made(before)
         constants = self.old.stored_constants(self.script)
-        return Recipes(read, weights, self.plan.clones, constants, before)
+        return Recipes(read, weights, self.plan.clones, constants)
 
     def _made(self, before: Recipes) -> Read:
         """Tensors of the source as recipes give them."""
@@ -151,8 +151,9 @@ def compare_stored(steps: Sequence[Step], into: Stored) -> None:
     for s in steps:
         recipes = s.recipes()
         for name, array, dtype in s.new.stored():
-            exact = s.new.oriented(name, recipes.wide(name, array.shape, dtype))
-            into.add(name, array, dtype, exact, recipes.averages(name))
+            exact = recipes.wide(name, array.shape, dtype)
+            off = recipes.off(name, exact, dtype)
+            into.add(name, array, dtype, *(s.new.oriented(name, x) for x in (exact, off)))
 
 
 def training_of(steps: Sequence[Step], samples: Sequence[Sample]) -> Verdict:

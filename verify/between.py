@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from meristem.rewrite.graph import Array
 from meristem.verify.inputs import Sample
 from meristem.verify.programs import Program
+from meristem.verify.statistics import distances
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Between:
     _groups: dict[str, str] = field(default_factory=dict)
     ran: set[str] = field(default_factory=set)
     """Settings in which the grown model gave something."""
+    varying: set[str] = field(default_factory=set)
+    """Settings of which nothing is said, as the original gives other numbers each time."""
 
     def watch(self, setting: str, group: str, program: Program, model: str) -> Program:
         """The same program; what it gives is compared with the other settings of its group."""
@@ -55,6 +56,8 @@ class Between:
         if model == "grown":
             self.ran.add(setting)
         now = self._now.get(model)
+        if now is sample and setting in self._kept[model]:
+            return  # once more, to see whether it gives the same
         if now is None or now.label != sample.label or setting in self._kept[model]:
             self._now[model], self._kept[model] = sample, {}
         kept, worst = self._kept[model], self._worst.setdefault(model, {})
@@ -63,13 +66,14 @@ class Between:
                 continue
             for name, a, b in zip(names, theirs, got, strict=False):
                 key = other, setting, name
-                worst[key] = max(worst.get(key, 0.0), _distance(a, b))
+                worst[key] = max(worst.get(key, 0.0), _apart(a, b))
         kept[setting] = got
 
     def differences(self) -> list[Difference]:
         """Every pair of settings that both ran, the outputs in order."""
         old, new = (self._worst.get(m, {}) for m in ("original", "grown"))
-        return [Difference(*key, old[key], new[key]) for key in new if key in old]
+        kept = (k for k in new if k in old and not self.varying & {*k[:2]})
+        return [Difference(*key, old[key], new[key]) for key in kept]
 
     def notes(self) -> list[str]:
         """For each two runtimes and float type the settings and output where they are furthest apart."""
@@ -85,14 +89,9 @@ def _place(setting: str) -> str:
     return setting.split(",")[0]
 
 
-def _distance(a: Array, b: Array) -> float:
+def _apart(a: Array, b: Array) -> float:
     """Infinite where sizes differ, or only one is not a number."""
-    if a.shape != b.shape:
-        return float("inf")
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    with np.errstate(invalid="ignore"):
-        d = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
-    return float(np.where(np.isnan(d), np.inf, d).max(initial=0.0))
+    return float(distances(a, b).max(initial=0.0)) if a.shape == b.shape else float("inf")
 
 
 class _Watched:

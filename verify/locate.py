@@ -16,7 +16,7 @@ from math import inf, log10
 import numpy as np
 
 from meristem.rewrite.graph import Array, Graph, Input, Literal, Op, Value, Weight
-from meristem.verify.statistics import distances
+from meristem.verify.statistics import distances, largest
 
 # Relative to the value's largest magnitude, as level 1 measures outputs.
 LIMIT = 1e-10
@@ -99,7 +99,7 @@ def locate(graph: Graph, original: Run, grown: Run, undo: Undo) -> Located:
 
     original(keep)
     agreements: dict[str, LayerAgreement] = {}
-    scales = {name: _scale(a) for name, (_, a) in old.items()}
+    scales = {name: largest(a) for name, (_, a) in old.items()}
     last = ""
 
     def compare(name: str, made: str, array: Array) -> None:
@@ -156,7 +156,7 @@ def _agreement(value: Value, expected: Array, got: Array) -> LayerAgreement:
     )
     worst = float(error.max(initial=0.0))
     return LayerAgreement(
-        value.name, op.origin or op.kind, op.place, worst, _scale(expected), sqnr
+        value.name, op.origin or op.kind, op.place, worst, largest(expected), sqnr
     )  # fmt: skip
 
 
@@ -204,11 +204,6 @@ def _feeding(value: Value, agreements: Mapping[str, LayerAgreement]) -> tuple[st
             elif not isinstance(v, (Literal, Input)) and v.name not in agreements:
                 waiting.append(v.producer)
     return tuple(found)
-
-
-def _scale(a: Array) -> float:
-    sizes = np.abs(np.asarray(a, np.float64))
-    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
 
 
 def _norm(a: Array) -> float:

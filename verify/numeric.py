@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,8 +12,9 @@ from meristem.rewrite.graph import Array
 from meristem.rewrite.resizing import linear, resized
 from meristem.verify.inputs import Sample
 from meristem.verify.programs import Program
-from meristem.verify.report import Measure, Verdict, judge, not_checked
-from meristem.verify.statistics import Gathered, distances
+from meristem.verify.repeats import Repeats, varies
+from meristem.verify.report import Measure, Verdict, joined, judge, not_checked
+from meristem.verify.statistics import Gathered, distances, largest
 
 # Level 1: relative to the largest output. Growth in float64 measures 1e-16 to 1e-12; a wrong factor
 # of a thousandth in one weight shows at 1e-6.
@@ -96,19 +97,18 @@ class Pair:
     got: list[Array]
 
 
-@dataclass
-class Runs:
-    """Samples that ran, and what went wrong with the others."""
-
-    pairs: list[Pair] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+def unusable(arrays: Sequence[Array]) -> str:
+    """Why outputs cannot be compared; empty where they can. Infinities (masked scores) can, unless there is
+    nothing else."""
+    floats = [a for a in arrays if a.dtype.kind == "f" and a.size]
+    if any(np.isnan(a).any() or np.isinf(a).all() for a in floats):
+        return "the original gives no number there"
+    return "" if any(a.size for a in arrays) else "no output has an entry there"
 
 
 def usable(arrays: Sequence[Array]) -> bool:
-    """Can outputs be compared? Infinities (masked scores) can, unless there is nothing else."""
-    floats = [a for a in arrays if a.dtype.kind == "f" and a.size]
-    return not any(np.isnan(a).any() or np.isinf(a).all() for a in floats)
+    """Can outputs be compared?"""
+    return not unusable(arrays)
 
 
 def overflows(expected: Sequence[Array], got: Sequence[Array]) -> bool:
@@ -156,11 +156,12 @@ def algebra(
     ``approximate`` is what the plan says does not preserve the function: errors are then reported.
     """
     names = reference.outputs
-    wrong, remarks, pairs = list(failures), list(notes), []
+    wrong, remarks, pairs = [], list(notes), []
     for sample in samples:
         expected, problem = attempt(reference, sample)
-        if problem or not usable(expected):
-            remarks.append(f"{sample}: left out, {problem or 'the original gives no number there'}")
+        problem = problem or unusable(expected)
+        if problem:
+            remarks.append(f"{sample}: left out, {problem}")
             continue
         got, problem = attempt(grown, interface.inputs(sample))
         if not problem:
@@ -170,10 +171,19 @@ def algebra(
             wrong.append(f"{sample}: the grown model fails: {problem}")
         else:
             pairs.append(Pair(sample, expected, got))
+        limits = [ALGEBRA_LIMIT * scale_of(e) for e in expected]
+        if not approximate and (problem or _far(expected, got, limits)):
+            why = varies(reference, sample, expected, limits)
+            if why:
+                return joined(not_checked(why), stored, failures)
+    wrong = [*failures, *wrong]
     if not pairs and not wrong:
-        return not_checked("no input was valid (" + "; ".join(remarks[:1]) + "); pass inputs=")
+        return not_checked("no input was valid (" + "; ".join(remarks[-1:]) + "); pass inputs=")
     measures, exact = [], True
     for k, name in enumerate(names):
+        if not any(p.expected[k].size for p in pairs):
+            remarks.append(_EMPTY.format(name))
+            continue
         scales = [scale_of(p.expected[k]) for p in pairs]
         for p, own in zip(pairs, scales, strict=True):
             scale = max(own, SCALE_FLOOR * max(scales))
@@ -193,28 +203,30 @@ def algebra(
     )  # fmt: skip
 
 
+_EMPTY = "output {} has no entry on any input, so it is not compared"
+
+
+def _far(expected: Sequence[Array], got: Sequence[Array], limits: Sequence[float]) -> bool:
+    """Is any output off by more than its limit?"""
+    rows = zip(expected, got, limits, strict=True)
+    return any(difference(e, g) > limit for e, g, limit in rows)
+
+
 def scale_of(a: Array) -> float:
     """The largest finite entry; 0 for what is no float."""
-    if a.dtype.kind != "f":
-        return 0.0
-    sizes = np.abs(np.asarray(a, np.float64))
-    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
+    return largest(a) if a.dtype.kind == "f" else 0.0
 
 
 def worst(measures: Sequence[Measure]) -> list[Measure]:
     """Every failure, and the nearest passes."""
     wrong = [m for m in measures if not m.ok]
-    fine = sorted((m for m in measures if m.ok), key=_ratio, reverse=True)
+    fine = sorted((m for m in measures if m.ok), key=lambda m: m.nearness, reverse=True)
     return wrong + fine[: max(1, 12 - len(wrong))]
 
 
 def _worst_stored(measures: Sequence[Measure]) -> list[Measure]:
     wrong = [m for m in measures if not m.ok]
-    return wrong or sorted(measures, key=_ratio, reverse=True)[:1]
-
-
-def _ratio(m: Measure) -> float:
-    return m.error / m.limit if m.limit else 0.0
+    return wrong or sorted(measures, key=lambda m: m.nearness, reverse=True)[:1]
 
 
 @dataclass
@@ -240,29 +252,41 @@ def deployment(
     eps: float,
     notes: Sequence[str] = (),
     planned: Program | None = None,
+    repeats: Repeats | None = None,
 ) -> Verdict:
     """Level 2: the grown model's error against the float64 reference, and the original's own.
 
-    Without a reference the original's first setting stands for it. ``eps`` is that of the coarsest
+    Without a reference the original's run in the widest type stands for it. ``eps`` is that of the coarsest
     dtype in the model. ``planned`` is what the grown model computes in float64, where the plan says that
-    it is not what the original does.
+    it is not what the original does. ``repeats`` learns in which settings the original varies.
     """
-    remarks, wrong, used = list(notes), [], []
-    names = reference.outputs if reference is not None else settings[0].original.outputs
+    remarks, used = list(notes), []
+    wrong: dict[str, list[str]] = {s.setting: [] for s in settings}
+    exact = dict.fromkeys(wrong, True)
+    base = reference or min(settings, key=lambda s: s.floor(eps)).original
+    repeats, names = repeats or Repeats(), base.outputs
     errors: dict[tuple[str, str], Gathered] = {}
-    exact = True
+    scales = [0.0] * len(names)
     for sample in samples:
-        expected, problem = attempt(reference or settings[0].original, sample)
-        if problem or not usable(expected):
-            remarks.append(f"{sample}: left out, {problem or 'the original gives no number there'}")
+        expected, problem = attempt(base, sample)
+        problem = problem or unusable(expected)
+        if problem:
+            remarks.append(f"{sample}: left out, {problem}")
             continue
+        scales = [max(top, scale_of(e)) for top, e in zip(scales, expected, strict=True)]
         for s in settings:
+            setting, limits = s.setting, [s.floor(eps) * top for top in scales]
+            if setting in repeats.varying:
+                continue
             own, problem = attempt(s.original, sample)
+            fresh = not problem and repeats.new(setting)
+            if fresh and repeats.vary(setting, s.original, sample, own, limits):
+                continue
             if not problem and overflows(expected, own):
                 problem = "the original overflows"
             problem = problem or shapes_differ(s.original.outputs, expected, own)
             if problem:
-                remarks.append(f"{s.setting}, {sample}: left out, the original fails: {problem}")
+                remarks.append(f"{setting}, {sample}: left out, the original fails: {problem}")
                 continue
             got, problem = attempt(s.grown, interface.inputs(sample))
             if not problem:
@@ -272,27 +296,40 @@ def deployment(
             if planned is not None and not problem:
                 wanted, problem = attempt(planned, interface.inputs(sample))
                 wanted = interface.outputs(names, wanted)
+            far = problem or _far(expected, own, limits) or _far(wanted, got, limits)
+            if far and repeats.vary(setting, s.original, sample, own, limits):
+                continue
             if problem:
-                wrong.append(f"{s.setting}, {sample}: the grown model fails: {problem}")
+                wrong[setting].append(f"{setting}, {sample}: the grown model fails: {problem}")
                 continue
             used.append(str(sample))
             rows = zip(s.original.outputs, names, expected, own, wanted, got, strict=True)
             for shown, name, e, o, w, g in rows:
-                exact &= o.dtype == g.dtype and np.array_equal(o, g, equal_nan=o.dtype.kind == "f")
-                row = errors.setdefault((s.setting, shown), Gathered(name in interface.classes))
+                same = o.dtype == g.dtype and np.array_equal(o, g, equal_nan=o.dtype.kind == "f")
+                exact[setting] &= same
+                row = errors.setdefault((setting, shown), Gathered(name in interface.classes))
                 row.add(e, o, w, g, scale_of(e))
-    if not errors and not wrong:
-        return not_checked("; ".join(remarks[-1:]) or "no input was valid; pass inputs=")
-    floors = {s.setting: s.floor(eps) for s in settings}
+    kept = [s for s in settings if s.setting not in repeats.varying]
+    failures = [f for s in kept for f in wrong[s.setting]]
+    remarks += [f"{name}: not checked: {why}" for name, why in repeats.varying.items()]
+    floors = {s.setting: s.floor(eps) for s in kept}
     measures, statistics = [], []
     for (setting, name), row in errors.items():
+        if setting not in floors:
+            continue
+        if not row.count:
+            remarks.append(f"{setting}: {_EMPTY.format(name)}")
+            continue
         granted = floors[setting] * row.scale
         limit = DEPLOYMENT_FACTOR * max(row.own, granted)
         measures.append(Measure(f"{name} ({setting})", row.worst, limit))
         statistics.append(row.finish(name, setting, granted))
+    if not measures and not failures:
+        why = next(iter(repeats.varying.values()), "") or "; ".join(remarks[-1:])
+        return not_checked(why or "no input was valid; pass inputs=")
     verdict = judge(
-        measures, exact=exact, failures=wrong, inputs=list(dict.fromkeys(used)), notes=remarks,
-        remark=", ".join(s.setting for s in settings),
+        measures, exact=all(exact[s] for s in floors), failures=failures,
+        inputs=list(dict.fromkeys(used)), notes=remarks, remark=", ".join(floors),
     )  # fmt: skip
     verdict.statistics = statistics
     return verdict
@@ -304,14 +341,20 @@ def eps_of(dtypes: Mapping[str, float], found: Sequence[str]) -> float:
 
 
 __all__ = [
+    "ALGEBRA_LIMIT",
+    "DEPLOYMENT_FACTOR",
+    "DEPLOYMENT_FLOOR",
     "Deployed",
     "Interface",
     "algebra",
     "attempt",
     "copy_floor",
     "deployment",
+    "difference",
     "eps_of",
     "scale_of",
+    "shapes_differ",
+    "unusable",
     "usable",
     "worst",
 ]

@@ -127,6 +127,35 @@ class TorchDouble:
 
 
 @contextmanager
+def exact_products() -> Iterator[None]:
+    """Products of float32 are taken in float32, and not in TF32 or bfloat16 as a process may allow: of
+    matrices where it asks for that, in cuDNN's convolutions unless they are told not to.
+
+    torch has two sets of names for this, and reads the older one no more where the newer has been set.
+    """
+    kinds: list[Any] = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    kinds += [torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.mkldnn.conv]
+    try:
+        before, _ = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        set_to = [k.fp32_precision for k in kinds]
+        try:
+            for kind in kinds:
+                kind.fp32_precision = "ieee"
+            yield
+        finally:
+            for kind, was in zip(kinds, set_to, strict=True):
+                kind.fp32_precision = was
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
 def _defined() -> Iterator[None]:
     """What is allocated and not yet written holds the same numbers in every run."""
     before = torch.are_deterministic_algorithms_enabled()
@@ -209,8 +238,7 @@ class TorchModule:
 
     def tensors(self, sample: Sample) -> list[torch.Tensor]:
         args, kwargs = self.arguments(sample)
-        # cuDNN's convolutions use TF32 unless they are told not to
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with exact_products():
             leaves = pytree.tree_leaves(self.module(*args, **kwargs))
         return [x for x in leaves if isinstance(x, torch.Tensor)]
 
@@ -295,6 +323,7 @@ __all__ = [
     "TorchDouble",
     "TorchModule",
     "ViewDouble",
+    "exact_products",
     "exported",
     "moved",
     "narrow",

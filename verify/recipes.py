@@ -12,6 +12,7 @@ from meristem.rewrite.expansion import Expansion
 from meristem.rewrite.graph import Array
 from meristem.rewrite.made import Made, made
 from meristem.verify.report import Measure
+from meristem.verify.statistics import distances, largest
 
 # Spacing of numbers next to one, by dtype.
 EPSILON = {
@@ -20,21 +21,24 @@ EPSILON = {
 _SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 5e-324}
 
 
+def _wide(x: Array) -> Array:
+    """Floats in float64, others as they are; bfloat16 is of no kind of numpy's own."""
+    return x.astype(np.float64) if "float" in x.dtype.name else x
+
+
 @dataclass
 class Recipes:
     """What a plan says of every stored name.
 
     ``source`` reads a tensor of the source model by name. ``weights`` are recipes by every name of a
     weight, ``clones`` the names that depth makes or moves (name -> (source name or "", the text of a recipe
-    of ``rewrite.made``)), ``constants`` stored constants that the plan rewrites. ``before`` are the recipes
-    that made the source, where it is the result of a growth too.
+    of ``rewrite.made``)), ``constants`` stored constants that the plan rewrites.
     """
 
     source: Callable[[str], Array]
     weights: Mapping[str, Expansion] = field(default_factory=dict)
     clones: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     constants: Mapping[str, Array] = field(default_factory=dict)
-    before: Recipes | None = None
 
     def recipe(self, name: str) -> Expansion | None:
         """The recipe behind a name of the grown model; None where the tensor only moves or stays."""
@@ -46,27 +50,43 @@ class Recipes:
         ``shape`` is that of a tensor without a source. ``stored`` is the type in which growth in width was
         stored before depth made this of it, where that counts. CarrierError where the plan knows no source.
         """
+        return self._made(name, shape, stored, self._grown)
+
+    def off(self, name: str, exact: Array, stored: str) -> Array:
+        """How far each entry may be from ``exact``, which is ``wide``, by roundings on the way to it.
+
+        The mean of rounded entries is not the mean rounded, and shares are of entries that are rounded. The
+        recipe is carried out once more on the source as it is stored, which rounds as growth does. Nothing
+        is off by more than a rounding of the largest entry.
+        """
+        recipe = self.recipe(name)
+        if recipe is None or stored not in EPSILON or not _averages(recipe):
+            return np.zeros(exact.shape)
+
+        def carried(source: str) -> Array:
+            return self._grown(source, lambda x: x)
+
+        bound = EPSILON[stored] * largest(exact)
+        return np.minimum(distances(exact, self._made(name, exact.shape, stored, carried)), bound)
+
+    def _made(
+        self, name: str, shape: tuple[int, ...], stored: str, grown: Callable[[str], Array]
+    ) -> Array:
+        """What depth makes of what ``grown`` gives by a stored name."""
         source, how = self.clones.get(name, (name, "copy"))
         if not source:
             return made(how).apply(np.zeros(shape))
         data = self.constants.get(source)
         if data is None:
-            data = self._grown(source)
+            data = grown(source)
         return data if how == "copy" else made(how).apply(_nearest(data, stored))
-
-    def averages(self, name: str) -> bool:
-        """Is any entry of a tensor made of several, so that roundings of others show in it?"""
-        recipe = self.recipe(name)
-        if recipe is not None and _averages(recipe):
-            return True
-        source = self.clones.get(name, (name, ""))[0]
-        return self.before is not None and self.before.averages(source)
 
     def made(self, name: str) -> Made:
         """What depth makes of the source of ``name``."""
         return made(self.clones.get(name, (name, "copy"))[1])
 
-    def _grown(self, name: str) -> Array:
+    def _grown(self, name: str, taken: Callable[[Array], Array] = _wide) -> Array:
+        """What growth in width makes of a stored name; ``taken`` is in what type it reads."""
         try:
             old = self.source(name)
         except KeyError:
@@ -74,7 +94,7 @@ class Recipes:
                 "#"
             )  # one more use of a tensor that several nodes read
             if mark:
-                return self._grown(stored)
+                return self._grown(stored, taken)
             raise CarrierError(
                 f"{name} is in the grown model, but neither in the source nor in the plan",
                 name=name,
@@ -82,7 +102,8 @@ class Recipes:
         recipe = self.weights.get(name)
         if recipe is None:
             return _wide(old)
-        return recipe.apply(_wide(old), donors=[_wide(self.source(d)) for d in recipe.donors])
+        donors = [taken(self.source(d)) for d in recipe.donors]
+        return _wide(recipe.apply(taken(old), donors=donors))
 
 
 def _nearest(x: Array, dtype: str) -> Array:
@@ -94,10 +115,6 @@ def _nearest(x: Array, dtype: str) -> Array:
     bits = x.astype(np.float32).view(np.uint32)
     even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return ((bits + even) & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 
 def fits(recipes: Mapping[str, Expansion], shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -120,12 +137,9 @@ class Stored:
     measures: list[Measure] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def add(self, name: str, stored: Array, dtype: str, exact: Array, averaged: bool) -> None:
-        """One tensor: equal to what the recipe of one growth gives, but for a rounding to ``dtype``.
-
-        A mean is taken over entries that are already rounded, and shares are of them, so these may be off
-        by a rounding of the largest of them.
-        """
+    def add(self, name: str, stored: Array, dtype: str, exact: Array, off: Array) -> None:
+        """One tensor: equal to what the recipe of one growth gives, but for a rounding to ``dtype`` and
+        what entries are ``off`` by roundings on the way (``Recipes.off``)."""
         if stored.shape != exact.shape:
             self.failures.append(
                 f"{name} is stored as {stored.shape}, its recipe gives {exact.shape}"
@@ -137,38 +151,31 @@ class Stored:
             count = int(np.sum(stored != exact))
             self.measures.append(Measure(f"stored {name} (entries that differ)", count, 0.0))
             return
-        wide = stored.astype(np.float64)
-        limit = granted(exact, dtype, averaged)
-        with np.errstate(invalid="ignore"):
-            error = np.where(
-                (wide == exact) | (np.isnan(wide) & np.isnan(exact)), 0.0, wide - exact
-            )
-        error = np.abs(error)
-        error = np.where(np.isnan(error), np.inf, error)
+        limit, error = granted(exact, dtype, off), distances(exact, stored)
         worst = int(np.argmax(error / limit))
         self.measures.append(
             Measure(f"stored {name}", float(error.ravel()[worst]), float(limit.ravel()[worst]))
         )
 
 
-def granted(exact: Array, dtype: str, averaged: bool, steps: int = 1) -> Array:
-    """How far each stored entry may be from what its recipe gives."""
-    eps = EPSILON[dtype] * max(1.0, steps / 2)  # a rounding is off by half of it at most
-    limit: Array = eps * np.abs(exact) + _SMALLEST[dtype]
-    return limit + eps * np.abs(exact).max(initial=0.0) if averaged else limit
+def granted(exact: Array, dtype: str, off: Array) -> Array:
+    """How far each stored entry may be from what its recipe gives; not at all where that is infinite."""
+    sizes = np.where(np.isfinite(exact), np.abs(exact), 0.0)
+    return np.asarray(EPSILON[dtype] * sizes + _SMALLEST[dtype] + off)
 
 
 @dataclass
 class Unrounded:
-    """Stored tensors without the roundings of their recipes: entries that are as planned are exact, all
-    others as they are stored. What differs then in float64 is no rounding.
+    """Stored tensors without the roundings of their recipes: entries that are as planned are what the plans
+    give together, all others as they are stored. What differs then in float64 is no rounding.
 
+    ``recipes`` are those of all growths, ``last`` those of the last one, from its source as it is stored.
     ``stored`` gives a tensor of the grown model with its dtype by name; None where it has none.
     """
 
     recipes: Recipes
+    last: Recipes
     stored: Callable[[str], tuple[Array, str] | None]
-    steps: int = 1
 
     def wide(self, name: str, shape: tuple[int, ...] = ()) -> Array:
         """The tensor in float64."""
@@ -176,16 +183,16 @@ class Unrounded:
         if found is None:
             return self.recipes.wide(name, shape)
         stored, dtype = found
-        try:
-            exact = self.recipes.wide(name, stored.shape)
-        except CarrierError:  # level 1 says that the plan does not know it
-            return _wide(stored)
-        if dtype not in EPSILON or exact.shape != stored.shape:
-            return _wide(stored)
-        limit = granted(exact, dtype, self.recipes.averages(name), self.steps)
         wide = _wide(stored)
-        with np.errstate(invalid="ignore"):
-            return np.where(np.abs(wide - exact) <= limit, exact, wide)
+        try:
+            exact = self.last.wide(name, stored.shape, dtype)
+            planned = self.recipes.wide(name, stored.shape)
+        except CarrierError:  # level 1 says that the plan does not know it
+            return wide
+        if dtype not in EPSILON or exact.shape != stored.shape:
+            return wide
+        limit = granted(exact, dtype, self.last.off(name, exact, dtype))
+        return np.where(distances(exact, wide) <= limit, planned, wide)
 
 
 def _averages(recipe: Expansion) -> bool:

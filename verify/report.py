@@ -30,6 +30,14 @@ class Measure:
         """False for an error that is not a number."""
         return self.error <= self.limit
 
+    @property
+    def nearness(self) -> float:
+        """The error as a part of the limit; beyond one by how much it is beyond, and infinite without a
+        number."""
+        if self.ok:
+            return self.error / self.limit if self.limit else 0.0
+        return float("inf") if self.error != self.error else 1e300 + self.error
+
     def __str__(self) -> str:
         sign = "<=" if self.ok else "> "
         return f"{self.what}: error {self.error:.2e} {sign} {self.limit:.2e}"
@@ -65,16 +73,10 @@ class Verdict:
         Stored tensors that are as planned are left aside: one rounding is always half of their limit.
         """
         shown = [m for m in self.measures if not (m.ok and m.what.startswith("stored "))]
-        return max(shown, key=_nearness, default=None)
+        return max(shown, key=lambda m: m.nearness, default=None)
 
     def __str__(self) -> str:
         return f"{self.word}: {self.reason}" if self.reason else self.word
-
-
-def _nearness(m: Measure) -> float:
-    if not m.ok:
-        return float("inf") if m.error != m.error else 1e300 + m.error
-    return m.error / m.limit if m.limit else 0.0
 
 
 def judge(

@@ -93,6 +93,12 @@ def distances(expected: Array, got: Array) -> Array:
     return np.where(np.isnan(d), np.inf, d)
 
 
+def largest(a: Array) -> float:
+    """The largest magnitude of a finite entry."""
+    sizes = np.abs(np.asarray(a, np.float64))
+    return float(sizes[np.isfinite(sizes)].max(initial=0.0))
+
+
 @dataclass
 class _Norm:
     """A Euclidean norm of numbers that stream by."""
@@ -210,6 +216,7 @@ __all__ = [
     "OutputStatistics",
     "decibels",
     "distances",
+    "largest",
     "table",
     "worst_rows",
 ]

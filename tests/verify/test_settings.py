@@ -59,6 +59,37 @@ def test_a_type_that_nothing_asked_for_can_run_is_served_by_another_runtime(pair
     assert any("onnx.reference serves instead" in n for n in found.notes)
 
 
+@pytest.fixture
+def opaque(tmp_path):
+    """Two files with an operator that float64 has not, whose biases are a thousandth apart."""
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 4])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["n", 4])
+    node = onnx.helper.make_node("BiasGelu", ["x", "b"], ["y"], domain="com.microsoft")
+    domains = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)]
+    for name, bias in (("a", 0.1), ("b", 0.101)):
+        weight = onnx.numpy_helper.from_array(np.full(4, bias, np.float32), "b")
+        graph = onnx.helper.make_graph([node], "g", [x], [y], [weight])
+        model = onnx.helper.make_model(graph, opset_imports=domains, ir_version=10)
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    return tmp_path / "a.onnx", tmp_path / "b.onnx"
+
+
+@pytest.mark.parametrize("dtypes", [["float16", "float32"], ["float32", "float16"]])
+def test_without_float64_the_widest_type_is_the_reference(opaque, dtypes):
+    found = meristem.verify(*opaque, dtypes=dtypes).levels["deployment"]
+    assert found.word == "differs"
+    assert "float32" in found.reason
+    limits = [m.limit for m in found.measures if "float32" in m.what]
+    assert max(limits) < 1e-4
+    assert meristem.verify(opaque[0], opaque[0], dtypes=dtypes).ok
+
+
+def test_without_float64_a_copy_is_measured_against_the_models_own_type(opaque):
+    found = meristem.verify(opaque[0], opaque[0], dtypes="float16").levels["deployment"]
+    assert found.word == "bit-exact"
+    assert all(s.own > 0 for s in found.statistics)
+
+
 def test_torch_serves_its_own_models():
     model = mixer()
     grown = meristem.grow(model, {"mlp": "x2"})

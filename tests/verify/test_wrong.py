@@ -1,11 +1,13 @@
 """The checker is checked: every kind of mistake must be caught, by the level that is made for it."""
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
 
 import meristem
+from meristem.rewrite.errors import CarrierError
 from tests.verify.models import mixer, onnx_file, spoil, tensors, traced
 
 GROWTH = {"mlp": "x1.5", "heads": "x1.5", "hidden": "x1.5"}
@@ -200,5 +202,21 @@ def test_other_outputs(grown_file, tmp_path):
         graph.output.append(graph.value_info.add(name="n"))
 
     _edit(target, change)
-    report = meristem.verify(path, target)
-    assert "2 outputs instead of 1" in report.levels["deployment"].reason
+    with pytest.raises(CarrierError, match=r"gives 1 output \(y\), the grown model 2 outputs"):
+        meristem.verify(path, target)
+
+
+def test_an_input_of_another_size(tmp_path):
+    path, target = onnx_file(tmp_path / "m.onnx"), onnx_file(tmp_path / "w.onnx")
+
+    def change(graph):
+        (t,) = [t for t in graph.initializer if t.name == "stem.weight"]
+        data = numpy_helper.to_array(t)
+        t.CopyFrom(numpy_helper.from_array(np.concatenate([data, data[:1]]), t.name))
+        graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
+
+    _edit(target, change)
+    with pytest.raises(
+        CarrierError, match="x of the original has 6 entries along axis 1, that of the"
+    ):
+        meristem.verify(path, target)

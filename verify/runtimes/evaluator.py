@@ -21,7 +21,8 @@ class Reference:
         self.evaluator = ReferenceEvaluator(str(path))
         kinds = zip(self.evaluator.input_names, self.evaluator.input_types, strict=True)
         numpy_type = onnx.helper.tensor_dtype_to_np_dtype
-        self.inputs = {n: numpy_type(t.tensor_type.elem_type) for n, t in kinds}
+        stored = self.evaluator.rt_inits_.keys()  # which old files list among the inputs
+        self.inputs = {n: numpy_type(t.tensor_type.elem_type) for n, t in kinds if n not in stored}
         self.outputs = list(self.evaluator.output_names)
 
     def __call__(self, sample: Sample) -> list[Array]:

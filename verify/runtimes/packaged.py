@@ -15,7 +15,7 @@ import torch
 from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.graph import Array
 from meristem.verify.inputs import Sample
-from meristem.verify.programs import TorchModule, to_numpy
+from meristem.verify.programs import TorchModule, exact_products, to_numpy
 from meristem.verify.runtimes.compiled import compiler
 from meristem.verify.runtimes.table import Artifacts, Runtime, Setting, devices
 
@@ -58,7 +58,8 @@ class Package:
 
     def __call__(self, sample: Sample) -> list[Array]:
         arrays = (np.ascontiguousarray(sample.arrays[n]) for n in self.inputs)
-        got = self.loaded.loader.run([torch.from_numpy(a.copy()) for a in arrays])
+        with exact_products():
+            got = self.loaded.loader.run([torch.from_numpy(a.copy()) for a in arrays])
         return [to_numpy(t) for t in got]
 
 
@@ -69,7 +70,8 @@ def _open(model: Artifacts, setting: Setting) -> TorchModule:
     called = model.module(setting.dtype, setting.place)
     path = Path(mkdtemp(dir=model.folder)) / "model.pt2"
     program = model.program(setting.dtype, setting.place)
-    aoti_compile_and_package(program, package_path=str(path))
+    with exact_products():  # kernels are chosen by it
+        aoti_compile_and_package(program, package_path=str(path))
     called.module = load_package(path)
     return called
 
