@@ -22,6 +22,7 @@ from meristem.cli_arguments import (
     parse_sizes,
     read_given,
     read_plan,
+    refuse_plan,
 )
 from meristem.cli_pipes import STREAM, Sent, received, refuse_two
 from meristem.cli_report import Page, reported
@@ -67,8 +68,8 @@ def inspect(
     from meristem.tables import inspection, inspection_data
 
     with out.command(json) as scope, reported(page, context) as told:
-        model = received(model, scope)
         told.files = (model, model)
+        model = received(model, scope)
         told.model = loaded = _load(model)
         with out.progress("solving axes"):
             shown = _of_kind(loaded, kind)
@@ -129,6 +130,7 @@ def grow(
 
         if json and str(output) == STREAM:
             raise typer.BadParameter("--json and -o - both write to standard output; choose one")
+        told.files = (model, output)
         model = received(model, scope)
         sent = Sent(output, model, scope)
         outputs = Outputs(model, sent.path, save_plan, force=force)
@@ -137,7 +139,7 @@ def grow(
             given=read_given(given),
         )  # fmt: skip
         request = _request(sizes, plan)
-        told.files, told.request = (model, output), getattr(request, "sizes", request)
+        told.request = getattr(request, "sizes", request)
         told.model = loaded = _load(model)
         told.grown = grown = _grow(loaded, request, options)
         report = None
@@ -147,7 +149,10 @@ def grow(
                 if staged.plan is not None:
                     staged.plan.write_text(grown.plan.to_json() + "\n", encoding="utf-8")
             if verify:
-                report = _verify(loaded, grown, staged.model)
+                from meristem.verification_written import verify_written
+
+                with out.progress("verifying"):
+                    report = verify_written(loaded, grown, staged.model)
             code = 0 if report is None else out.exit_code(report)
             told.verification = report
             written = sent.send(staged.publish() if code == 0 else [])
@@ -202,18 +207,26 @@ def verify(
     from meristem.tables import verification, verification_data
 
     with out.command(json) as scope, reported(page, context) as told:
+        import meristem
+
         refuse_two(model, grown)
-        options = grow_options(
-            runtime=runtime, providers=provider, optimizations=optimization, dtypes=dtype,
-            inputs=inputs, sizes=parse_axes(size), seed=seed, layers=None if page is None else True,
-        )  # fmt: skip
-        model, grown = received(model, scope), received(grown, scope)
         told.files = (model, grown)
+        model, grown = received(model, scope), received(grown, scope)
         a, b = _load_or_package(model), _load_or_package(grown)
         told.model, told.grown = (None if isinstance(m, Path) else m for m in (a, b))
-        if plan is not None and not isinstance(a, Path) and not isinstance(b, Path):
+        packages = [m for m in (a, b) if isinstance(m, Path)]
+        options = grow_options(
+            runtime=runtime, providers=provider, optimizations=optimization, dtypes=dtype,
+            inputs=inputs, sizes=parse_axes(size), seed=seed or None,
+            layers=None if page is None or packages else True,
+        )  # fmt: skip
+        told.compared = options
+        if plan is not None:
+            told.plan = plan
+            refuse_plan(plan, packages)
             b.plan = _bound(a, read_plan(plan))
-        report = _verify(a, b, grown, **options)
+        with out.progress("verifying"):
+            report = meristem.verify(a, b, **options)
         if json:
             out.data(verification_data(report))
         else:
@@ -301,19 +314,3 @@ def _load_or_package(path: Path) -> Any:
     from meristem.verification_package import packaged
 
     return path if packaged(path) else _load(path)
-
-
-def _verify(model: Any, grown: Any, path: Path, **options: Any) -> Any:
-    """Measure ``grown`` as it stands in ``path``, where that file holds what the source holds."""
-    import meristem
-
-    with out.progress("verifying"):
-        stored = grown
-        models = not isinstance(model, Path) and not isinstance(grown, Path)
-        if models and grown.plan is not None and path.suffix == _SUFFIX[model.side.name]:
-            stored = meristem.load(path)
-            stored.plan = grown.plan
-        return meristem.verify(model, stored, **options)
-
-
-_SUFFIX = {"onnx": ".onnx", "torch": ".pt2"}

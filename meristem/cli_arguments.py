@@ -79,6 +79,18 @@ def read_plan(path: Path) -> Plan:
     return Plan.from_json(text)
 
 
+def refuse_plan(plan: Path, packages: Sequence[Path]) -> None:
+    """Raise CarrierError where a plan is to be held against compiled packages."""
+    from meristem.rewrite.errors import CarrierError
+
+    if packages:
+        raise CarrierError(
+            f"--plan {plan}: {packages[0]} is a compiled package, which has no graph to hold a plan "
+            "against; leave --plan out, or give the model that the package was compiled from",
+            path=str(packages[0]),
+        )
+
+
 def read_given(words: Sequence[str] | None) -> dict[str, Any] | None:
     """``NAME=mean`` words and .safetensors files as the mapping that ``meristem.grow`` takes.
 

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from meristem.cli_pipes import STREAM
+
 Page = Annotated[
     Path | None,
     typer.Option("--report", help="write a page for a browser: what was found, and why"),
@@ -20,7 +22,9 @@ Page = Annotated[
 @dataclass
 class Told:
     """What a command has found so far: ``model``, what it ``grown`` into or is compared with, the
-    ``verification`` of both, and the ``request``; ``files`` are the paths of both."""
+    ``verification`` of both, and the ``request``; ``files`` are the paths of both as they were typed. Where
+    two files are compared, ``compared`` are the options and ``plan`` is the path of theirs. A compiled
+    package is None among the two."""
 
     path: Path | None
     command: str = ""
@@ -29,27 +33,39 @@ class Told:
     verification: Any = None
     request: dict[str, Any] = field(default_factory=dict)
     files: tuple[Path, Path] | None = None
+    compared: dict[str, Any] | None = None
+    plan: Path | None = None
 
     def write(self, refusal: Exception | None = None) -> None:
         """Write the page; nothing where none is wanted, or nothing was read yet."""
-        if self.path is None or self.model is None:
+        read = [m for m in (self.model, self.grown) if m is not None]
+        if self.path is None or not read:
             return
         from meristem.reporting import write_page
 
         grown = self.grown if refusal is None else None
         write_page(
-            grown or self.model, self.path, before=self.model if grown else None,
+            grown or read[0], self.path, before=self.model if grown else None,
             verification=self.verification, refusal=refusal, request=self.request,
-            title=self._title(), command=self.command,
+            title=self._title(), command=self.command, compared=self._compared(),
             files=None if self.files is None else tuple(map(str, self.files)),
         )  # fmt: skip
         typer.echo(f"the report is in {self.path}", err=True)
 
+    def _compared(self) -> Any:
+        if self.compared is None:
+            return None
+        from meristem.pages.commands import Compared
+
+        packages = (self.model is None, self.grown is None)
+        return Compared(self.compared, "" if self.plan is None else str(self.plan), packages)
+
     def _title(self) -> str:
         if self.files is None:
             return ""
-        names = [p.name for p in self.files]
-        return names[0] if names[0] == names[1] else " → ".join(names)
+        pipes = ("standard input", "standard output" if self.compared is None else "standard input")
+        names = [w if str(p) == STREAM else p.name for p, w in zip(self.files, pipes, strict=True)]
+        return names[0] if self.files[0] == self.files[1] else " → ".join(names)
 
 
 @contextmanager

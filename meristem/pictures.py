@@ -49,10 +49,13 @@ def blocks(model: Model, before: Model | None = None) -> Any:
 def errors(report: Any) -> Any:
     """Histograms of errors of a verification, one row for each output and setting that has statistics.
 
-    The abscissa is the power of ten of an entry's error, 0 where nothing differs; counts are logarithmic.
+    The abscissa is the power of ten of an entry's error, 0 where nothing differs and inf where
+    it is infinite or no number; counts are logarithmic.
     Returns a matplotlib Figure. Raises MeristemError where the report has no statistics, RuntimeUnavailable
     without matplotlib.
     """
+    from meristem.pages.charts import ordered
+
     found = [s for v in report.levels.values() for s in v.statistics if s.histogram]
     if not found:
         raise MeristemError(
@@ -60,10 +63,9 @@ def errors(report: Any) -> Any:
         )
     figure, grid = _figure(1.0 + 1.5 * len(found), rows=len(found))
     for axes, s in zip(grid if len(found) > 1 else [grid], found, strict=True):
-        pairs = sorted(s.histogram, key=lambda pair: -400 if pair[0] is None else pair[0])
-        labels = ["0" if power is None else f"1e{power}" for power, _ in pairs]
-        axes.bar(range(len(pairs)), [count for _, count in pairs], color=_NEW, width=0.8)
-        axes.set_xticks(range(len(pairs)), labels)
+        labels, counts, _ = zip(*ordered(s.histogram), strict=True)
+        axes.bar(range(len(counts)), counts, color=_NEW, width=0.8)
+        axes.set_xticks(range(len(labels)), labels)
         axes.set_yscale("log")
         axes.set_ylabel("entries")
         axes.set_title(f"{s.output}: {s.setting}", loc="left", fontsize=9, color=_INK)

@@ -51,11 +51,13 @@ def page(
     title: str = "",
     command: str = "",
     files: tuple[str, str] | None = None,
+    compared: Any = None,
 ) -> str:
     """The page of a model as HTML: after its growth, where it has a plan.
 
     ``before`` is the model that grew, ``verification`` the Report of both, ``refusal`` the error of a
-    ``request`` that was refused; ``command`` is what made the page, ``files`` what it read and wrote.
+    ``request`` that was refused; ``command`` is what made the page, ``files`` what it read and wrote; of
+    a verification of two files ``compared`` is what it was given (``pages.commands.Compared``).
     """
     from meristem.pages.page import Content
     from meristem.pages.render import render
@@ -75,6 +77,7 @@ def page(
             made=f"{datetime.now(UTC):%Y-%m-%d}",
             request=dict(request or {}),
             files=files,
+            compared=compared,
         )
     )
 

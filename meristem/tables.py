@@ -12,6 +12,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from meristem.pages.growth import alike
+from meristem.pages.words import pattern, places
+
 if TYPE_CHECKING:
     from meristem.model import Model
     from meristem.rewrite.dimensions import Dimension
@@ -78,20 +81,14 @@ def rows(dimensions: Sequence[Dimension]) -> list[tuple[str, str, int, int, str]
     """(kind, places, size, number of weights, reason); places that differ in numbers merge."""
     groups: dict[tuple[str, str, int, str], list[Dimension]] = {}
     for d in dimensions:
-        key = (d.kind, _pattern(d.place), d.size, _pattern(d.pinned or ""))
+        key = (d.kind, pattern(d.place), d.size, pattern(d.pinned or ""))
         groups.setdefault(key, []).append(d)
     out = []
-    for (kind, pattern, size, reason), members in groups.items():
-        alone = len(members) == 1
-        place = members[0].place if alone else f"{pattern} ({len(members)} places)"
-        why = (members[0].pinned or "") if alone else reason
+    for (kind, _, size, reason), members in groups.items():
+        why = (members[0].pinned or "") if len(members) == 1 else reason
+        place = places([d.place for d in members])
         out.append((kind, place, size, sum(len(d.weights) for d in members), why))
     return out
-
-
-def _pattern(place: str) -> str:
-    """Numbers of repeated blocks become a star, which is how a selector would name them."""
-    return ".".join("*" if part.isdigit() else part for part in place.split("."))
 
 
 def dimension_text(model: Model, width: int = WIDTH) -> str:
@@ -178,17 +175,13 @@ def growth_data(
 
 def changes(plan: Any) -> RenderableType:
     """Sizes before and after; changes that differ in numbers of blocks alone share a row."""
-    groups: dict[tuple[Any, ...], list[str]] = {}
-    for c in plan.changes:
-        key = (c.kind, _pattern(c.place), c.before, c.after, c.strategies)
-        groups.setdefault(key, []).append(c.place)
-    if not groups:
+    found = alike(plan.changes)
+    if not found:
         return Text("every size is today's: nothing grows")
     table = _table("kind", "place", ">size", "", ">new", "how")
-    for (kind, pattern, before, after, strategies), places in groups.items():
-        place = places[0] if len(places) == 1 else f"{pattern} ({len(places)} places)"
-        how = ", ".join(strategies) if kind != "layers" else "new blocks"
-        table.add_row(kind, place, str(before), "->", str(after), how)
+    for c, place in found:
+        how = ", ".join(c.strategies) if c.kind != "layers" else "new blocks"
+        table.add_row(c.kind, place, str(c.before), "->", str(c.after), how)
     return table
 
 

@@ -15,8 +15,7 @@ from meristem.rewrite.errors import CarrierError
 from meristem.rewrite.methods import method
 from meristem.rewrite.plan import Plan
 from meristem.verification_decoding import decode
-from meristem.verification_inputs import Samples, drawn, given, same_inputs
-from meristem.verification_interface import same_interface
+from meristem.verification_inputs import Samples, check_drawn, drawn, given, same_interface
 from meristem.verification_locate import locate_in
 from meristem.verification_package import packaged, verify_package
 from meristem.verification_settings import Forms, Opened, Request, open_all, request
@@ -51,11 +50,11 @@ def verify_models(
     model: Any,
     grown: Any,
     *,
-    runtime: str | Sequence[str] = "onnxruntime",
+    runtime: str | Sequence[str] | None = None,
     providers: Any = None,
     inputs: Any = None,
     dtypes: Any = None,
-    optimizations: Any = ("off", "all"),
+    optimizations: Any = None,
     sizes: Mapping[str, int] | None = None,
     layers: bool = False,
     seed: int = 0,
@@ -63,24 +62,26 @@ def verify_models(
     """Measure that ``grown`` computes what ``model`` does; docs/verify.md explains levels and settings.
 
     Both are Models or paths. Levels "algebra" and "training" need the plan that made ``grown`` from
-    ``model``. ``runtime`` is one of onnxruntime, torch, torch.compile, aoti, onnx.reference, or several;
-    ``providers`` are execution providers besides the CPU ("cuda"); ``optimizations`` those of ONNX Runtime
-    (off, basic, all); ``dtypes`` float types of copies that are compared in place of the models
-    ("float16"). ``inputs`` replace those that verification draws: tuples (in the order of the inputs) or
-    dicts (by their names), something that yields them, or paths (verify/sources.py). ``sizes`` fix dynamic
-    axes of drawn inputs ({"sequence": 2048}), ``seed`` draws others. With ``layers`` the report says how
-    values on the way agree also where nothing differs.
+    ``model``. ``runtime`` is one of onnxruntime (default), torch, torch.compile, aoti, onnx.reference, or
+    several; ``providers`` are execution providers besides the CPU ("cuda"); ``optimizations`` those of ONNX
+    Runtime (off, basic, all; default: off and all); ``dtypes`` float types of copies that are compared in
+    place of the models ("float16"). ``inputs`` replace those that verification draws: tuples (in the order
+    of the inputs) or dicts (by their names), something that yields them, or paths (verify/sources.py).
+    ``sizes`` fix dynamic axes of drawn inputs ({"sequence": 2048}), ``seed`` draws others. With ``layers``
+    the report says how values on the way agree also where nothing differs.
 
-    Raises RuntimeUnavailable where a runtime or provider is asked for that is not there or runs nothing,
-    CarrierError where inputs do not fit, or where the two models take or give different ones.
+    Raises RuntimeUnavailable where a runtime or provider is asked for that is not there or runs nothing, or
+    where nothing heeds what is asked for, SizeError where ``sizes`` or ``seed`` are given besides
+    ``inputs``, CarrierError where inputs do not fit, or where the two models have different interfaces.
     """
     wanted = request(runtime, providers, dtypes, optimizations)
+    check_drawn(inputs, sizes, seed)
 
     def samples_of(side: Subject) -> Samples:
         return given(side, inputs) if inputs is not None else drawn(side, sizes, seed)
 
     if packaged(model, grown):
-        return verify_package(model, grown, samples_of)
+        return verify_package(model, grown, samples_of, wanted, layers=layers)
     check = _Check(*_models(model, grown))
     samples = samples_of(check.old)
     if wanted.narrow and inputs is None:
@@ -119,7 +120,6 @@ class _Check:
         self.new: Subject = subject(grown)
         self.others: list[Subject] = [subject(m) for m in grown.others]
         self.plan = grown.plan
-        same_inputs(self.old, self.new)
         self.steps, self.reason = follow(model, grown)
         found = class_outputs(model.graph, model.equations)
         self.interface = replace(interface_of(self.steps), classes=found)

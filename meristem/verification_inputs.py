@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.errors import CarrierError, SizeError
 from meristem.rewrite.graph import Array
 from meristem.verification_sides import Subject
 from meristem.verify.inputs import STYLES, Sample, choose_sizes, draw, fixed_sizes, rounded
-from meristem.verify.numeric import attempt, usable
+from meristem.verify.numeric import Interface, attempt, usable
 from meristem.verify.signature import Field
 from meristem.verify.sources import read_inputs
 
@@ -95,30 +95,62 @@ def given(old: Subject, inputs: Any) -> Samples:
     return Samples(samples, samples, notes, expected)
 
 
-def same_inputs(old: Subject, new: Subject) -> None:
-    """Raise CarrierError where the two models do not take the same inputs.
-
-    By name where the names are the same, else in their order; sizes may differ where the interface grew.
-    """
-    a, b = old.fields(), new.fields()
-    if len(a) == len(b):
-        by_name = {f.name: f for f in b}
-        pairs = (
-            [(f, by_name[f.name]) for f in a]
-            if by_name.keys() == {f.name for f in a}
-            else zip(a, b, strict=True)
+def check_drawn(inputs: Any, sizes: Any, seed: int) -> None:
+    """Raise SizeError where something is said of drawn inputs that has no meaning, or none are drawn."""
+    if inputs is not None and (sizes or seed):
+        said = " and ".join(n for n, x in (("sizes", sizes), ("seed", seed)) if x)
+        raise SizeError(
+            f"{said} would be of inputs that are drawn, and inputs are given; leave either out"
         )
-        if all(f.dtype == g.dtype and len(f.shape) == len(g.shape) for f, g in pairs):
-            return
-    raise CarrierError(
-        f"the two models take different inputs: {_listed(a)} and {_listed(b)}; compare models of one "
-        "interface",
-        inputs=[f.name for f in a],
-    )
+    if sizes is not None and not isinstance(sizes, Mapping):
+        raise SizeError(f'sizes={sizes!r} is no mapping; give one such as {{"sequence": 2048}}')
+    for name, size in (sizes or {}).items():
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise SizeError(
+                f"size {name}={size!r} is no whole number; give one such as 4", size=size
+            )
+
+
+def same_interface(old: Subject, new: Subject, interface: Interface, reason: str = "") -> None:
+    """Raise CarrierError where the two models do not take the same inputs, or give as many outputs.
+
+    By name where the names are the same, else in their order. A size is the original's, but for what
+    ``interface`` says of axes that grew; a dynamic axis goes with any. ``reason`` says why no
+    plan is known.
+    """
+    why = f" ({reason})" if reason else ""
+    a, b = old.fields(), new.fields()
+    by_name = {f.name: f for f in b}
+    named = by_name.keys() == {f.name for f in a}
+    pairs = [(f, by_name[f.name] if named else g) for f, g in zip(a, b, strict=False)]
+    if len(a) != len(b) or not all(_fits(f, g, interface) for f, g in pairs):
+        raise CarrierError(
+            f"the two models take different inputs: {_listed(a)} and {_listed(b)}; compare models of one "
+            f"interface, or give the plan of a growth that changed it{why}",
+            inputs=[f.name for f in a],
+        )
+    gives, other = ([n for n, _ in s.model.graph.outputs] for s in (old, new))
+    if type(old) is type(new) and len(gives) != len(other):
+        raise CarrierError(
+            f"the two models give different outputs: {', '.join(gives)} and {', '.join(other)}; compare "
+            "models of one interface",
+            outputs=gives,
+        )
+
+
+def _fits(f: Field, g: Field, interface: Interface) -> bool:
+    """Does the grown model's input ``g`` take what ``f`` does, lifted where it grew?"""
+    wanted = list(f.shape)
+    for e in interface.edits:
+        if not e.output and e.name == f.name:
+            wanted[e.axis] = e.size
+    pairs = zip(wanted, g.shape, strict=False)
+    same = all(m == n for m, n in pairs if isinstance(m, int) and isinstance(n, int))
+    return f.dtype == g.dtype and len(f.shape) == len(g.shape) and same
 
 
 def _listed(found: list[Field]) -> str:
     return ", ".join(f"{f.name} {f.dtype}({', '.join(map(str, f.shape))})" for f in found)
 
 
-__all__ = ["Samples", "drawn", "given", "same_inputs"]
+__all__ = ["Samples", "check_drawn", "drawn", "given", "same_interface"]

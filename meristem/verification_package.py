@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from meristem.model import Model
-from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.errors import CarrierError, RuntimeUnavailable
 from meristem.verification_inputs import Samples
-from meristem.verification_settings import Forms
+from meristem.verification_settings import Forms, Request
 from meristem.verification_sides import Subject, subject
 from meristem.verify.numeric import Deployed, Interface, deployment, eps_of
 from meristem.verify.programs import Program
 from meristem.verify.recipes import EPSILON
 from meristem.verify.report import Report, not_checked
-from meristem.verify.runtimes import RUNTIMES
+from meristem.verify.runtimes import CPU, RUNTIMES, Runtime, provider_names
 from meristem.verify.runtimes.packaged import Package, is_package
 
 _WHY = "a compiled package has no graph, so it is not known where old coordinates are"
@@ -32,13 +32,21 @@ def _is(source: Any) -> bool:
     return path is not None and path.suffix == ".pt2" and path.is_file() and is_package(path)
 
 
-def verify_package(model: Any, grown: Any, inputs: Callable[[Subject], Samples]) -> Report:
+def verify_package(
+    model: Any,
+    grown: Any,
+    inputs: Callable[[Subject], Samples],
+    wanted: Request,
+    *,
+    layers: bool = False,
+) -> Report:
     """Compare a package with a model, on inputs that the model's signature gives.
 
     The model runs in torch, or in ONNX Runtime where it comes from a file. The reference is the original
     in float64, or its own run where it is the package.
 
-    Raises CarrierError where both are packages.
+    Raises CarrierError where both are packages, RuntimeUnavailable where something is asked for that a
+    package does not have: it runs as it was compiled.
     """
     if _is(model) and _is(grown):
         raise CarrierError(
@@ -47,15 +55,17 @@ def verify_package(model: Any, grown: Any, inputs: Callable[[Subject], Samples])
         )
     other = _other(grown if _is(model) else model)
     path = Path(model if _is(model) else grown)
+    row = RUNTIMES["torch" if other.trains else "onnxruntime"]
+    _check(path, row, wanted, layers)
     samples = inputs(other)
     with tempfile.TemporaryDirectory(prefix="meristem-verify-") as folder:
-        row = RUNTIMES["torch" if other.trains else "onnxruntime"]
-        setting = row.settings(None, ("all",), None)[0]
-        run = row.open(Forms(other, Path(folder)), setting)
-        package: Program = Package(path, [f.name for f in other.fields()], run.outputs)
-        pair = (package, run) if _is(model) else (run, package)
-        words = f"{setting} and the package {path.name}"
-        both = [Deployed(words, *pair)]
+        levels = wanted.levels if "optimizations" in wanted.said else ("all",)
+        both = []
+        for setting in row.settings(None, levels, None):
+            run = row.open(Forms(other, Path(folder)), setting)
+            package: Program = Package(path, [f.name for f in other.fields()], run.outputs)
+            pair = (package, run) if _is(model) else (run, package)
+            both.append(Deployed(f"{setting} and the package {path.name}", *pair))
         use = other.evaluates() and not _is(model)
         verdict = deployment(
             other.double() if use else None, both, samples.plain, Interface(),
@@ -64,6 +74,28 @@ def verify_package(model: Any, grown: Any, inputs: Callable[[Subject], Samples])
     return Report(
         {"algebra": not_checked(_WHY), "deployment": verdict, "training": not_checked(_WHY)}
     )
+
+
+def _check(path: Path, row: Runtime, wanted: Request, layers: bool) -> None:
+    """Raise RuntimeUnavailable for what is asked for, and a package has no choice of."""
+    levels = "optimizations" in wanted.said and not row.levels
+    for argument, asked, fact in (
+        ("runtime", wanted.runtimes != (row,), f"the other model is run in {row.name}"),
+        (
+            "providers",
+            provider_names(wanted.providers) != [CPU],
+            "the device is the one compiled for",
+        ),
+        ("dtypes", wanted.dtypes != (None,), "it has the types that it was compiled with"),
+        ("optimizations", levels, f"the other model is run in {row.name}, which has no levels"),
+        ("layers", layers, "it shows no values on the way"),
+    ):
+        if asked and (argument == "layers" or argument in wanted.said):
+            raise RuntimeUnavailable(
+                f"{argument}= does not apply: {path} is a compiled package, which runs as it is, and "
+                f"{fact}; leave {argument} out, or compare the model that the package was compiled from",
+                path=str(path),
+            )
 
 
 def _other(source: Any) -> Subject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,18 @@ from meristem.verify.precision import DTYPES
 from meristem.verify.programs import Program
 from meristem.verify.recipes import EPSILON
 from meristem.verify.report import DIFFERS, Verdict
-from meristem.verify.runtimes import LEVELS, RUNTIMES, Artifacts, Runtime, Session, Setting, chosen
+from meristem.verify.runtimes import (
+    CPU,
+    LEVELS,
+    RUNTIMES,
+    Artifacts,
+    Runtime,
+    Session,
+    Setting,
+    chosen,
+    provider_names,
+)
+from meristem.verify.runtimes.table import nowhere
 
 # "/onnxruntime_src/core/graph/model.h:46 void f(int) " before the message.
 _PLACES = re.compile(r"/\S+:\d+ [^\n]*?\) (?=[A-Z(])")
@@ -28,12 +39,13 @@ _TRIES = 3  # inputs on which a run is tried that is to show where nodes run
 
 @dataclass(frozen=True)
 class Request:
-    """The settings that are asked for."""
+    """The settings that are asked for; ``said`` are the arguments that were given, by their names."""
 
     runtimes: tuple[Runtime, ...]
     providers: Any = None
     dtypes: tuple[str | None, ...] = (None,)
-    levels: tuple[str, ...] = ("off", "all")
+    levels: tuple[str, ...] = LEVELS[::2]
+    said: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def narrow(self) -> bool:
@@ -50,17 +62,41 @@ class Request:
 
 
 def request(runtime: Any, providers: Any, dtypes: Any, optimizations: Any) -> Request:
-    """The arguments of ``verify``, checked. Raises RuntimeUnavailable, with what could be given."""
-    levels, types = _listed(optimizations), _listed(dtypes)
+    """The arguments of ``verify``, checked; None is what nobody asked for.
+
+    Raises RuntimeUnavailable, with what could be given, also where no runtime heeds what was.
+    """
+    given = {
+        "runtime": runtime, "providers": providers, "dtypes": dtypes, "optimizations": optimizations,
+    }  # fmt: skip
+    names, places, types, levels = (_words(n, x) for n, x in given.items())
     _among("optimization level", levels, LEVELS)
     _among("dtype", types, tuple(DTYPES))
-    return Request(tuple(chosen(runtime)), providers, types or (None,), levels or LEVELS[::2])
+    rows = tuple(chosen(("onnxruntime",) if runtime is None else names))
+    said = {n: x for n, x in given.items() if x is not None}
+    out = Request(rows, places, types or (None,), levels or LEVELS[::2], said)
+    _heeded(out, places, levels)
+    return out
 
 
-def _listed(given: Any) -> tuple[str, ...]:
+def _words(argument: str, given: Any) -> tuple[str, ...]:
+    """One word or several; each once."""
+    words = [given] if isinstance(given, str) or not isinstance(given, Iterable) else [*given]
     if given is None:
         return ()
-    return (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    if not all(isinstance(w, str) for w in words):
+        raise RuntimeUnavailable(
+            f"{argument}={given!r} is neither a word nor a list of words; {_WORDS[argument]}"
+        )
+    return tuple(dict.fromkeys(words))
+
+
+_WORDS = {
+    "runtime": f"choose from {', '.join(RUNTIMES)}",
+    "providers": "give names such as 'cuda' or ['CUDAExecutionProvider']; their options are set here",
+    "dtypes": f"choose from {', '.join(DTYPES)}",
+    "optimizations": f"choose from {', '.join(LEVELS)}",
+}
 
 
 def _among(what: str, given: Sequence[str], known: Sequence[str]) -> None:
@@ -68,6 +104,24 @@ def _among(what: str, given: Sequence[str], known: Sequence[str]) -> None:
     if wrong:
         raise RuntimeUnavailable(
             f"{what} {wrong[0]!r} is not known; choose from {', '.join(known)}"
+        )
+
+
+def _heeded(wanted: Request, places: Sequence[str], levels: Sequence[str]) -> None:
+    """Raise RuntimeUnavailable where providers or levels are given and every runtime ignores them."""
+    names = ", ".join(r.name for r in wanted.runtimes)
+    elsewhere = [p for p in provider_names(places) if p != CPU]
+    if elsewhere and all(r.places is nowhere for r in wanted.runtimes):
+        raise RuntimeUnavailable(
+            f"provider {elsewhere[0]} is asked for, and {names} runs nowhere but in numpy; leave it out, "
+            "or name a runtime besides that has providers (onnxruntime, torch)",
+            provider=elsewhere[0],
+        )
+    if levels and not any(r.levels for r in wanted.runtimes):
+        fits = ", ".join(r.name for r in RUNTIMES.values() if r.levels)
+        raise RuntimeUnavailable(
+            f"optimization level {levels[0]!r} is asked for, and {names} has none to choose from; leave it "
+            f"out, or name {fits} besides"
         )
 
 
@@ -141,16 +195,19 @@ def open_all(old: Artifacts, new: Artifacts, wanted: Request) -> Opened:
     """
     out = Opened()
     for dtype in wanted.dtypes:
+        before = len(out.refused)
         done = [out.open(old, new, s) for s in wanted.settings(dtype)]
         if dtype is None or any(done):
             continue
+        own = out.refused[before:]  # what others refuse on the way was not asked for
         for name in _SERVES:
             row = RUNTIMES[name]
             if row not in wanted.runtimes:
                 first = row.settings(None, wanted.levels, dtype)[0]
                 if out.open(old, new, first):
-                    out.refused[-1] += f"; {name} serves instead"
+                    own = [f"{words}; {name} serves instead" for words in own]
                     break
+        out.refused[before:] = own
     return out
 
 

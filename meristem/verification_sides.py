@@ -125,16 +125,29 @@ class Base(ABC):
         return self.sample(found, "the example inputs")
 
     def sample(self, given: Any, label: str) -> Sample:
-        """Inputs that a caller gives: a dict by name, or a sequence in order."""
+        """Inputs that a caller gives: a dict by name, or a sequence in order.
+
+        Raises CarrierError where names are not the model's, or something does not fit.
+        """
         wanted = self.fields()
-        if not isinstance(given, dict) or set(given) != {f.name for f in wanted}:
+        names = [f.name for f in wanted]
+        if isinstance(given, dict):
+            odd = [repr(n) for n in given if n not in names]
+            short = [n for n in names if n not in given]
+            if odd or short:
+                said = f"no input {', '.join(odd)}" if odd else f"{', '.join(short)} besides"
+                raise CarrierError(
+                    f"{label}: the model takes {said}: its inputs are {', '.join(names)}; give a dict by "
+                    "these names, or a tuple in their order"
+                )
+        else:
             leaves = list(_tensors(given))
             if len(leaves) != len(wanted):
                 raise CarrierError(
                     f"{label} holds {len(leaves)} tensors, the model takes {len(wanted)}: "
-                    f"{', '.join(f.name for f in wanted)}; give a dict by these names",
+                    f"{', '.join(names)}; give a dict by these names",
                 )
-            given = dict(zip((f.name for f in wanted), leaves, strict=True))
+            given = dict(zip(names, leaves, strict=True))
         arrays: dict[str, Array] = {}
         sizes: dict[str, int] = {}
         for f in wanted:

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.plan import Plan
 
 _DEFAULTS = {"method": "preserve", "boundary": "pin", "compensate": "graph", "at": "end", "seed": 0}
-# A model of the API has no path, so files have these names.
+_WIDTH = 88
+_STREAM = "-"
+# A model of the API has no path, nor has one from a pipe, so files have these names.
 FILES = {"onnx": ("model.onnx", "grown.onnx"), "torch": ("model.pt2", "grown.pt2")}
+
+
+def named(typed: tuple[str, str] | None, carrier: str) -> tuple[str, str]:
+    """Paths that lines of Python can read in place of what was ``typed``, where that is none."""
+    first, second = FILES[carrier]
+    if typed is None:
+        return first, second
+    return (first if typed[0] == _STREAM else typed[0], second if typed[1] == _STREAM else typed[1])
+
+
+def piped(typed: tuple[str, str] | None, files: tuple[str, str], lines: Sequence[str]) -> list[str]:
+    """What has to be known of the files that lines of Python read, and a pipe brought."""
+    pairs = zip(files, typed or files, strict=True)
+    read = [f for f, t in pairs if t == _STREAM and any(repr(f) in line for line in lines)]
+    return [f"what came through the pipe, as the file {f}" for f in dict.fromkeys(read)]
 
 
 def sizes_of(plan: Plan, dimensions: Sequence[Dimension]) -> dict[str, int | str]:
@@ -45,6 +63,16 @@ def shell(
     return shlex.join([*words, *["--verify"] * verified, "--report", "report.html"])
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a verification of two files was given: its ``options``, the path of its ``plan``, and which of
+    the two are compiled ``packages``, that have no model."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    plan: str = ""
+    packages: tuple[bool, bool] = (False, False)
+
+
 def python(
     files: tuple[str, str],
     sizes: Mapping[str, Any],
@@ -52,9 +80,13 @@ def python(
     *,
     traced: bool,
     verified: bool,
+    compared: Compared | None = None,
 ) -> list[str]:
-    """The same in Python; a model that was ``traced`` may be so again."""
+    """The same in Python; a model that was ``traced`` may be so again. Files that were ``compared`` are
+    taken as they stand: growing again would compare another file."""
     source, grown = files
+    if compared is not None:
+        return _comparison(files, compared)
     load = f"model = meristem.load({source!r})"
     lines = [
         "import meristem",
@@ -63,19 +95,51 @@ def python(
     ]
     if not (sizes or verified):
         return [*lines, 'model.report("report.html")']
-    given = "".join(f", {name}={value!r}" for name, value in options.items())
-    line = f"grown = meristem.grow(model, {dict(sizes)!r}{given})"
+    line = _call("grown = meristem.grow", f"model, {dict(sizes)!r}", options)[0]
     if not sizes:
         lines.append(f"grown = meristem.load({grown!r})")
-    elif len(line) <= 88:
+    elif len(line) <= _WIDTH:
         lines.append(line)
     else:
         asked = (f"    {selector!r}: {size!r}," for selector, size in sizes.items())
-        lines += ["sizes = {", *asked, "}", f"grown = meristem.grow(model, sizes{given})"]
+        lines += [
+            "sizes = {",
+            *asked,
+            "}",
+            *_call("grown = meristem.grow", "model, sizes", options),
+        ]
     if verified:
         lines.append("report = meristem.verify(model, grown)")
     more = ", verification=report" if verified else ""
     return [*lines, f'grown.report("report.html", before=model{more})']
+
+
+def _comparison(files: tuple[str, str], compared: Compared) -> list[str]:
+    pairs = zip(("model", "grown"), files, compared.packages, strict=True)
+    lines = [
+        f"{name} = {file!r}  # a compiled package"
+        if packed
+        else f"{name} = meristem.load({file!r})"
+        for name, file, packed in pairs
+    ]
+    first = ["import meristem", ""]
+    if compared.plan:
+        first = ["from pathlib import Path", "", "import meristem", ""]
+        text = f"Path({compared.plan!r}).read_text()"
+        lines.append(f"grown.plan = meristem.Plan.from_json({text})")
+    lines += _call("report = meristem.verify", "model, grown", compared.options)
+    shown = "model" if compared.packages[1] else "grown"
+    before = "" if any(compared.packages) else "before=model, "
+    return [*first, *lines, f'{shown}.report("report.html", {before}verification=report)']
+
+
+def _call(function: str, arguments: str, options: Mapping[str, Any]) -> list[str]:
+    """A call in one line, or in as many as it has options where that is too long."""
+    given = [f"{name}={value!r}" for name, value in options.items()]
+    line = f"{function}({', '.join([arguments, *given])})"
+    if len(line) <= _WIDTH or not given:
+        return [line]
+    return [f"{function}(", f"    {arguments},", *(f"    {g}," for g in given), ")"]
 
 
 def options_of(plan: Plan) -> dict[str, Any]:
@@ -103,4 +167,14 @@ def needs(plan: Plan) -> list[str]:
     return out
 
 
-__all__ = ["FILES", "needs", "options_of", "python", "shell", "sizes_of"]
+__all__ = [
+    "FILES",
+    "Compared",
+    "named",
+    "needs",
+    "options_of",
+    "piped",
+    "python",
+    "shell",
+    "sizes_of",
+]

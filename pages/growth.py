@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from meristem.pages.words import pattern, places
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.plan import Change, Plan
 
@@ -72,4 +73,13 @@ class Growth:
         return recipes[0].old_shape, recipes[-1].shape, tuple(fills)
 
 
-__all__ = ["Growth"]
+def alike(changes: Iterable[Change]) -> list[tuple[Change, str]]:
+    """Changes that differ in the numbers of blocks alone, once, with their place as a person reads it."""
+    groups: dict[tuple[object, ...], list[Change]] = {}
+    for c in changes:
+        key = (c.kind, pattern(c.place), c.before, c.after, c.strategies)
+        groups.setdefault(key, []).append(c)
+    return [(own[0], places([c.place for c in own])) for own in groups.values()]
+
+
+__all__ = ["Growth", "alike"]

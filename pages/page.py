@@ -9,7 +9,7 @@ from typing import Any
 from meristem.pages import charts, commands, words
 from meristem.pages.drawing import Drawing, draw
 from meristem.pages.evidence import obligations_of, table
-from meristem.pages.growth import Growth
+from meristem.pages.growth import Growth, alike
 from meristem.pages.parts import find_picture
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.equations import Equations
@@ -44,7 +44,8 @@ class Content:
     """What a page is about. ``shown`` is the model (after its growth, where there was one), ``before`` the
     one that grew; ``verification`` is a ``verify.report.Report``; ``refusal`` the error of a request that
     was refused; ``command`` what was typed, where that is known; ``versions`` are (name, version);
-    ``request`` are the sizes that were asked for, ``files`` the paths of both models."""
+    ``request`` are the sizes that were asked for, ``files`` the paths of both models ("-" is a pipe),
+    ``compared`` what a verification of two files was given."""
 
     title: str
     shown: Side
@@ -58,6 +59,7 @@ class Content:
     made: str = ""
     request: dict[str, Any] = field(default_factory=dict)
     files: tuple[str, str] | None = None
+    compared: commands.Compared | None = None
 
 
 def assemble(c: Content) -> dict[str, Any]:
@@ -127,22 +129,17 @@ def _flops_notes(c: Content) -> list[str]:
 
 def _changes(growth: Growth) -> list[dict[str, Any]]:
     """What grew; dimensions that differ in the numbers of blocks alone share a row."""
-    groups: dict[tuple[Any, ...], list[str]] = {}
-    for c in growth.changes.values():
-        if c.after != c.before:
-            key = (c.kind, words.pattern(c.place), c.before, c.after, c.strategies)
-            groups.setdefault(key, []).append(c.place)
     depth = method(growth.plan.method).depth if growth.plan else "identity"
     return [
         {
-            "kind": kind,
-            "place": places[0] if len(places) == 1 else f"{place} ({len(places)} places)",
-            "before": before,
-            "after": after,
-            "strategy": ", ".join(strategies) or "new blocks",
-            "why": words.how(kind, strategies, depth),
+            "kind": c.kind,
+            "place": place,
+            "before": c.before,
+            "after": c.after,
+            "strategy": ", ".join(c.strategies) or "new blocks",
+            "why": words.how(c.kind, c.strategies, depth),
         }
-        for (kind, place, before, after, strategies), places in groups.items()
+        for c, place in alike(c for c in growth.changes.values() if c.after != c.before)
     ]
 
 
@@ -189,12 +186,12 @@ def _pinned(dimensions: Sequence[Dimension]) -> list[dict[str, Any]]:
     return [
         {
             "kind": kind,
-            "place": (own[0].place if len(own) == 1 else f"{place} ({len(own)} places)"),
+            "place": words.places([d.place for d in own]),
             "sizes": ", ".join(map(str, sorted({d.size for d in own})[:4])),
             "reason": own[0].pinned if len(own) == 1 else reason,
             "lifted": all(d.boundary for d in own),
         }
-        for (kind, place, reason), own in groups.items()
+        for (kind, _, reason), own in groups.items()
     ]
 
 
@@ -236,9 +233,8 @@ def _levels(report: Any) -> list[dict[str, Any]]:
 def _level(name: str, v: Any) -> dict[str, Any]:
     """One level; what comes nearest to its limit stands first."""
     measures = sorted(v.measures, key=_nearness, reverse=True)
-    statistics = list(getattr(v, "statistics", ()))
-    layers = list(getattr(v, "layers", ()))
-    located = [x for x in layers if getattr(x, "located", False)]
+    statistics, layers = list(v.statistics), list(v.layers)
+    located = [x for x in layers if x.located]
     found = charts.points(layers)
     return {
         "name": name,
@@ -247,7 +243,7 @@ def _level(name: str, v: Any) -> dict[str, Any]:
         "style": {"differs": "bad", "approximate": "near", "not checked": "plain"}.get(
             v.word, "good"
         ),
-        "about": words.LEVELS.get(name, ""),
+        "about": words.LEVELS[name],
         "meaning": words.VERDICTS[v.word],
         "reason": v.reason,
         "measures": measures[:MOST_MEASURES],
@@ -261,7 +257,7 @@ def _level(name: str, v: Any) -> dict[str, Any]:
         "layers_left": len(located + layers) - MOST_LAYERS,
         "points": found,
         "path": charts.path(found),
-        "placement": list(getattr(v, "placement", ())),
+        "placement": list(v.placement),
     }
 
 
@@ -280,14 +276,16 @@ def _commands(c: Content, source: Side) -> dict[str, Any]:
     sizes = c.request or (commands.sizes_of(c.plan, source.dimensions) if c.plan else {})
     options = commands.options_of(c.plan) if c.plan else {}
     verified = c.verification is not None
-    files = c.files or commands.FILES[source.carrier]
+    files = commands.named(c.files, source.carrier)
     again = commands.python(
-        files, sizes, options, traced=source.carrier == "torch", verified=verified
-    )
+        files, sizes, options, traced=source.carrier == "torch", verified=verified,
+        compared=c.compared if verified else None,
+    )  # fmt: skip
+    needed = commands.needs(c.plan) if c.plan and not c.compared else []
     return {
         "shell": c.command or commands.shell(files, sizes, options, verified=verified),
         "python": again,
-        "needs": commands.needs(c.plan) if c.plan else [],
+        "needs": [*commands.piped(c.files, files, again), *needed],
         "seed": c.plan.seed if c.plan else None,
     }
 

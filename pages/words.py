@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 STRATEGIES = {
     "zero": "of every product over new coordinates a factor is zero, so each old sum is what it was",
@@ -53,6 +53,8 @@ LEVELS = {
     "algebra": "both programs in float64: at most 1e-10 of the largest entry may differ",
     "deployment": "the real file and its own numbers, in the runtime: at most 4 times the error that the "
     "original itself has",
+    "decoding": "step by step with the cache that each model left: as the original does, and as the whole "
+    "sequence gives it, in float64 and in the runtime",
     "training": "gradients in float64: everything new learns, and nothing old learns otherwise",
 }
 
@@ -67,6 +69,11 @@ def how(kind: str, strategies: Iterable[str], depth: str) -> str:
 def pattern(text: str) -> str:
     """A path with the numbers of repeated blocks as stars, as a selector would name them all."""
     return ".".join("*" if part.isdigit() else part for part in text.split("."))
+
+
+def places(found: Sequence[str]) -> str:
+    """Places that differ in the numbers of blocks alone, as one."""
+    return found[0] if len(found) == 1 else f"{pattern(found[0])} ({len(found)} places)"
 
 
 def merged(rows: Iterable[str]) -> list[tuple[str, int]]:
@@ -84,5 +91,6 @@ def shape(sizes: Iterable[int]) -> str:
 
 
 __all__ = [
-    "DEPTH", "FILLS", "LEVELS", "SIGNS", "STRATEGIES", "VERDICTS", "how", "merged", "pattern", "shape",
+    "DEPTH", "FILLS", "LEVELS", "SIGNS", "STRATEGIES", "VERDICTS", "how", "merged", "pattern", "places",
+    "shape",
 ]  # fmt: skip

@@ -82,7 +82,13 @@ class _Run:
 
     def _step(self, op: Op) -> None:
         arrays = [self._take(v) for v in op.inputs]
-        for v, array in zip(op.outputs, evaluate(op, arrays, self.native), strict=True):
+        try:
+            results = evaluate(op, arrays, self.native)
+        except IndexError as error:  # numpy's words do not say in which table
+            tables = [n for v in op.inputs if isinstance(v, Weight) for n in v.names[:1]]
+            of = f" of {', '.join(tables)}" if tables else ""
+            raise IndexError(f"{op.where}{of}: {error}") from error
+        for v, array in zip(op.outputs, results, strict=True):
             if array.shape != v.shape:
                 raise AssertionError(f"{op.where}: evaluates to shape {array.shape}, not {v.shape}")
             if self.watch is not None:

@@ -19,6 +19,7 @@ from meristem.rewrite.lift import Lift, mapped
 from meristem.rewrite.notebook import box, line, table
 
 VERSION = 1
+_WRITE = "write one with meristem grow --save-plan, or plan.to_json()"
 
 
 @dataclass(frozen=True)
@@ -201,14 +202,17 @@ class Plan:
             data = json.loads(text)
             if not isinstance(data, dict) or "meristem_plan" not in data:
                 raise CarrierError(
-                    "this is not a meristem plan: it is JSON without meristem_plan; write one with "
-                    "meristem grow --save-plan"
+                    f"this is not a meristem plan: it has no meristem_plan; {_WRITE}"
                 )
             if data.pop("meristem_plan") != VERSION:
                 raise CarrierError("the plan was written by another version; make it again")
             return _from(data)
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise CarrierError(f"this is not a meristem plan: {error}") from error
+        except KeyError as error:
+            raise CarrierError(
+                f"this is not a meristem plan: it has no {error}; {_WRITE}"
+            ) from error
+        except (json.JSONDecodeError, TypeError, ValueError) as error:
+            raise CarrierError(f"this is not a meristem plan: {error}; {_WRITE}") from error
 
 
 # What the stages of a plan report, row by row.

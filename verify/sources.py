@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,16 @@ def _of_path(text: str) -> Iterator[Given]:
 def _of_archive(path: Path) -> Given:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return Given(path.name, {name: archive[name] for name in archive.files})
+            arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, BadZipFile) as error:
         raise CarrierError(
             f"inputs: {path} cannot be read ({error}); write it with numpy.savez(file, name=array)",
             path=str(path),
         ) from error
+    # numpy's own names for arrays that savez was given without any: they are those of positions
+    nameless = set(arrays) == {f"arr_{i}" for i in range(len(arrays))}
+    values = tuple(arrays[f"arr_{i}"] for i in range(len(arrays))) if nameless else arrays
+    return Given(path.name, values)
 
 
 def _called(path: Path, name: str) -> Iterator[Given]:
@@ -105,8 +109,31 @@ def _called(path: Path, name: str) -> Iterator[Given]:
     function = getattr(module, name, None)
     if not callable(function):
         raise CarrierError(f"inputs: {path} has no function {name!r}", path=str(path))
-    for number, one in enumerate(function()):
+    for number, one in enumerate(_items(function, f"{path}:{name}")):
         yield Given(f"{path.name}:{name} {number}", one)
+
+
+def _items(function: Callable[[], Any], where: str) -> Iterator[Any]:
+    """What a user's function gives, one by one; CarrierError where that is no list, or it fails."""
+    number = 0
+    try:
+        found = function()
+        if isinstance(found, (dict, str)) or not isinstance(found, Iterable):
+            raise CarrierError(
+                f"inputs: {where} gives {_kind(found)}; let it give or yield tuples or dicts, one for each "
+                "run",
+                path=where,
+            )
+        for one in found:
+            yield one
+            number += 1
+    except CarrierError:
+        raise
+    except Exception as error:  # it is the user's program
+        raise CarrierError(
+            f"inputs: {where} fails after {number} inputs ({type(error).__name__}: {error})",
+            path=where,
+        ) from error
 
 
 def _of_folder(folder: Path) -> Iterator[Given]:
@@ -139,9 +166,22 @@ def _tensors(folder: Path, word: str) -> list[tuple[str, Array]]:
                 f"inputs: {path} holds no tensor of ONNX ({error}); sequences and maps are not read",
                 path=str(path),
             ) from error
-        known = array.dtype.kind in "fiub"
-        out.append((tensor.name, array if known else array.astype(np.float32)))
+        out.append((tensor.name, _plain(array, f"inputs: {path}")))
     return out
+
+
+def _plain(array: Array, where: str) -> Array:
+    """Numbers in a type of numpy's own; narrow floats widen.
+
+    Raises CarrierError for what is no real number: text, objects, complex numbers.
+    """
+    if array.dtype.kind in "fiub":
+        return array
+    if not np.can_cast(array.dtype, np.float32):
+        raise CarrierError(
+            f"{where} holds {array.dtype}; give real numbers, of a float, integer or boolean type"
+        )
+    return array.astype(np.float32)
 
 
 def fitted(array: Array, f: Field, sizes: dict[str, int], label: str) -> Array:
@@ -164,10 +204,19 @@ def fitted(array: Array, f: Field, sizes: dict[str, int], label: str) -> Array:
                 input=f.name,
                 axis=axis,
             )
-    out = rounded(array, f.dtype)
-    if f.use != "float" and array.dtype.kind == "f" and not np.array_equal(out, array):
+    array = _plain(array, where)
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is told below
+        out = rounded(array, f.dtype)
+    if f.use != "float" and not np.array_equal(out, array):
+        what = "fractions" if array.dtype.kind == "f" else "numbers"
         raise CarrierError(
-            f"{where} holds fractions of {array.dtype}, the model takes {f.dtype}", input=f.name
+            f"{where} holds {what} of {array.dtype} that {f.dtype} does not have, which the model takes",
+            input=f.name,
+        )
+    if f.use == "float" and (np.isinf(out) & np.isfinite(array)).any():
+        raise CarrierError(
+            f"{where} holds numbers of {array.dtype} beyond {f.dtype}, which the model takes",
+            input=f.name,
         )
     if f.use == "index" and out.size:
         rows = f.high - f.low + 1

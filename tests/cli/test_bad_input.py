@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -273,6 +274,49 @@ def test_a_plan_that_is_none(mlp, out, tmp_path, text):
     plan.write_text(text)
     message = refused("grow", mlp, "-o", out, "--plan", plan, error="CarrierError")
     assert "plan" in message
+
+
+@pytest.mark.parametrize("text", ['{"sizes": {}}', '{"meristem_plan": 1, "sizes": {}}', "{"])
+def test_what_is_no_plan_says_what_it_lacks(mlp, out, tmp_path, text):
+    plan = tmp_path / "plan.json"
+    plan.write_text(text)
+    message = refused("grow", mlp, "-o", out, "--plan", plan, error="CarrierError")
+    assert "it has no" in message or "line 1" in message
+    assert "write one with meristem grow --save-plan" in message
+
+
+def test_options_that_nothing_heeds(mlp, tmp_path):
+    np.savez(tmp_path / "in.npz", x=np.zeros((3, HIDDEN), np.float32))
+    given = ("--inputs", tmp_path / "in.npz")
+    for words, error, said in (
+        ((*given, "--size", "nonsense=3"), "SizeError", "sizes would be of inputs that are drawn"),
+        ((*given, "--seed", 4), "SizeError", "seed would be"),
+        (("--runtime", "onnx.reference", "--provider", "cuda"), "RuntimeUnavailable", "in numpy"),
+        (
+            ("--runtime", "onnx.reference", "--optimization", "off"),
+            "RuntimeUnavailable",
+            "leave it out",
+        ),
+    ):
+        assert said in refused("verify", mlp, mlp, *words, error=error)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("return 3", "gives int"),
+        ("raise ValueError('boom')", "fails after 0 inputs (ValueError: boom)"),
+        (
+            "yield (np.zeros((2, 8)),)\n    raise KeyError('later')",
+            "fails after 1 inputs (KeyError:",
+        ),
+        ("yield 3", "holds 0 tensors"),
+    ],
+)
+def test_a_function_of_inputs_that_goes_wrong(mlp, tmp_path, body, says):
+    file = tmp_path / "runs.py"
+    file.write_text(f"import numpy as np\ndef f():\n    {body}\n")
+    assert says in refused("verify", mlp, mlp, "--inputs", f"{file}:f", error="CarrierError")
 
 
 def test_a_plan_that_is_not_there(mlp, out, tmp_path):

@@ -1,9 +1,12 @@
 """``--report``: a page beside the result, also where a command refuses or finds a difference."""
 
+import html
+
 import onnx
 import pytest
 from onnx import numpy_helper
 
+from meristem.verify.report import Report, Verdict
 from tests.cli.conftest import refused, run
 
 
@@ -55,6 +58,49 @@ def test_verify_tells_a_difference(mlp, tmp_path):
     assert done.code == 1
     assert "the function differs (deployment)" in text(page)
     assert "✗ no" in text(page)
+
+
+def test_verify_compares_the_files_again(mlp, tmp_path):
+    page, big, plan = (tmp_path / n for n in ("page.html", "big.onnx", "plan.json"))
+    run("grow", mlp, "-o", big, "--set", "mlp=20", "--save-plan", plan)
+    words = ("--plan", plan, "--optimization", "all", "--size", "batch=3", "--seed", 2)
+    assert run("verify", mlp, big, *words, "--report", page).code == 0
+    again = (
+        html.unescape(text(page)).partition('aria-labelledby="python">')[2].partition("</code>")[0]
+    )
+    assert f"grown = meristem.load({str(big)!r})" in again
+    assert f"Path({str(plan)!r}).read_text()" in again
+    for said in ("optimizations=['all']", "sizes={'batch': 3}", "seed=2"):
+        assert said in again
+    assert "meristem.grow(" not in again
+
+
+def test_from_a_pipe_no_path_is_told_that_will_not_be_there(mlp, tmp_path, monkeypatch):
+    page = tmp_path / "page.html"
+    monkeypatch.setattr(
+        "meristem.cli.received", lambda path, scope: mlp if str(path) == "-" else path
+    )
+    done = run("grow", "-", "-o", tmp_path / "big.onnx", "--set", "mlp=20", "--report", page)
+    assert done.code == 0
+    said = html.unescape(text(page))
+    assert "<h1>standard input → big.onnx</h1>" in said
+    assert "meristem.load('model.onnx')" in said
+    assert "what came through the pipe, as the file model.onnx" in said
+    assert str(mlp) not in said
+
+
+def test_a_package_has_the_page_of_the_model_beside_it(mlp, tmp_path, monkeypatch):
+    """The page of what was compared, on whichever side the package stands."""
+    package, page = tmp_path / "pkg.pt2", tmp_path / "page.html"
+    monkeypatch.setattr("meristem.verification_package.packaged", lambda *paths: package in paths)
+    verdict = Report({"deployment": Verdict("noise-floor")})
+    monkeypatch.setattr("meristem.api.verify", lambda a, b, **options: verdict)
+    for pair in ((package, mlp), (mlp, package)):
+        assert run("verify", *pair, "--report", page).code == 0
+        assert f"{str(package)!r}  # a compiled package" in html.unescape(text(page))
+        page.unlink()
+    said = refused("verify", mlp, package, "--plan", tmp_path / "p.json", error="CarrierError")
+    assert "leave --plan out" in said
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import meristem
 from meristem.pages import commands, words
+from meristem.pages.commands import Compared
 from meristem.pages.evidence import obligations_of
 from meristem.pages.growth import Growth
 from meristem.pages.page import Content, Side, assemble
@@ -18,7 +20,7 @@ from meristem.reporting import page
 from meristem.rewrite.flops import count_flops
 from meristem.rewrite.methods import DEPTH, METHODS, UPCYCLE
 from meristem.verify.locate import LayerAgreement
-from meristem.verify.report import Measure, Report, Verdict, not_checked
+from meristem.verify.report import LEVELS, Measure, Report, Verdict, not_checked
 from meristem.verify.statistics import OutputStatistics
 
 STATISTICS = OutputStatistics(
@@ -197,6 +199,20 @@ def test_numbers_that_are_none_are_shown(model):
     assert ">inf</td>" in text
 
 
+def test_infinite_errors_are_called_so(model):
+    wild = replace(STATISTICS, histogram=[(309, 32), (-7, 4)])
+    text = page(model, verification=report(Verdict("differs", statistics=[wild])))
+    assert "4 of about 1e-7, 32 infinite or no number" in text
+    assert "1e309" not in text
+
+
+def test_every_level_is_explained(model):
+    assert set(words.LEVELS) == set(LEVELS)
+    text = page(model, verification=Report({"decoding": not_checked("no plan")}))
+    assert "step by step with the cache" in text
+    assert '<p class="hint">. ' not in text
+
+
 # -- words -----------------------------------------------------------------------------------------
 
 
@@ -234,6 +250,49 @@ def test_the_lines_do_it_again(model, grown):
     )
     assert shlex.split(shell)[:5] == ["meristem", "grow", "a.pt2", "-o", "b.pt2"]
     assert "--at 0,1 --seed 3 --verify" in shell
+
+
+def test_files_that_were_compared_are_compared_again(model, grown):
+    """Growing again would compare what the growth makes, and not the file that was looked at."""
+    asked = Compared(
+        {"dtypes": ["float16"], "inputs": ["in.npz", "runs.py:f"], "layers": True}, "p.json"
+    )
+    text = html.unescape(
+        page(grown, before=model, verification=report(not_checked("")), files=("a.pt2", "b.pt2"),
+             compared=asked)
+    )  # fmt: skip
+    again = re.search(r'aria-labelledby="python"><code>(.*?)</code>', text, re.DOTALL)[1]
+    assert again.splitlines() == [
+        "from pathlib import Path",
+        "",
+        "import meristem",
+        "",
+        "model = meristem.load('a.pt2')",
+        "grown = meristem.load('b.pt2')",
+        "grown.plan = meristem.Plan.from_json(Path('p.json').read_text())",
+        "report = meristem.verify(",
+        "    model, grown,",
+        "    dtypes=['float16'],",
+        "    inputs=['in.npz', 'runs.py:f'],",
+        "    layers=True,",
+        ")",
+        'grown.report("report.html", before=model, verification=report)',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("packages", "lines"),
+    [
+        ((False, True), ["grown = 'b.pt2'  # a compiled package", 'model.report("report.html", ']),
+        ((True, False), ["model = 'a.pt2'  # a compiled package", 'grown.report("report.html", ']),
+    ],
+)
+def test_packages_are_compared_by_their_paths(packages, lines):
+    again = commands.python(
+        ("a.pt2", "b.pt2"), {}, {}, traced=True, verified=True, compared=Compared(packages=packages)
+    )
+    assert lines[0] in again
+    assert again[-1] == f"{lines[1]}verification=report)"
 
 
 def test_what_a_repetition_needs_is_said(model):

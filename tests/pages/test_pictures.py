@@ -1,5 +1,7 @@
 """Pictures with matplotlib show what was found."""
 
+from dataclasses import replace
+
 import pytest
 
 import meristem
@@ -45,6 +47,12 @@ def test_errors(tmp_path):
     assert axes.get_yscale() == "log"
     figure.savefig(tmp_path / "errors.png")
     assert (tmp_path / "errors.png").stat().st_size > 5000
+
+
+def test_infinite_errors_have_a_bar_of_their_own():
+    wild = replace(STATISTICS, histogram=[(309, 7), (None, 90)])
+    (axes,) = pictures.errors(Report({"deployment": Verdict("differs", statistics=[wild])})).axes
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0", "inf"]
 
 
 def test_errors_of_nothing_are_refused():

@@ -41,9 +41,27 @@ def test_other_outputs(tmp_path):
             onnx.helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, ["batch", 8])
         )
 
-    report = meristem.verify(path, changed(path, tmp_path / "n.onnx", hidden_too))
-    assert report.levels["deployment"].word == "differs"
-    assert "2 outputs instead of 1" in report.levels["deployment"].reason
+    with pytest.raises(CarrierError, match="give different outputs: y and y, r"):
+        meristem.verify(path, changed(path, tmp_path / "n.onnx", hidden_too))
+
+
+def test_inputs_of_another_size(tmp_path):
+    """A width of the input that no plan explains is another interface, not another function."""
+    path = onnx_file(tmp_path / "m.onnx")
+    model = meristem.load(path)
+    grown = meristem.grow(model, {"width": 9}, boundary="grow")
+    assert meristem.verify(model, grown, optimizations="off").ok
+    grown.plan = None
+    with pytest.raises(CarrierError, match=r"x float32\(batch, 6\) and x float32\(batch, 9\)"):
+        meristem.verify(model, grown)
+    fixed = changed(path, tmp_path / "n.onnx", _two)
+    assert meristem.verify(path, fixed, sizes={"batch": 2}, optimizations="off").ok
+
+
+def _two(model):
+    """The batch is always two."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
 
 
 def test_an_opset_that_the_runtime_does_not_know(tmp_path):

@@ -56,7 +56,9 @@ def test_a_type_that_nothing_asked_for_can_run_is_served_by_another_runtime(pair
     found = report.levels["deployment"]
     assert report.ok
     assert [m.what for m in found.measures] == ["y (onnx.reference, bfloat16)"]
-    assert any("onnx.reference serves instead" in n for n in found.notes)
+    (said,) = [n for n in found.notes if "not checked" in n]
+    assert said.startswith("ONNX Runtime CPU, bfloat16")  # nobody asked for torch
+    assert said.endswith("; onnx.reference serves instead")
 
 
 @pytest.fixture
@@ -198,6 +200,73 @@ def test_words_that_are_not_known(pair):
         meristem.verify(*pair, optimizations="most")
     with pytest.raises(RuntimeUnavailable, match="no runtime is given"):
         meristem.verify(*pair, runtime=[])
+
+
+def test_words_that_are_none(pair):
+    for name, given in (
+        ("providers", [("CPUExecutionProvider", {})]),
+        ("dtypes", np.float16),
+        ("optimizations", 3),
+        ("runtime", [None]),
+    ):
+        with pytest.raises(RuntimeUnavailable, match=f"{name}=.* is neither a word nor a list"):
+            meristem.verify(*pair, **{name: given})
+
+
+def test_what_no_runtime_heeds_is_refused(pair):
+    with pytest.raises(RuntimeUnavailable, match=r"onnx\.reference runs nowhere but in numpy"):
+        meristem.verify(*pair, runtime="onnx.reference", providers="cuda")
+    with pytest.raises(
+        RuntimeUnavailable, match=r"torch has none to choose from.* name onnxruntime"
+    ):
+        meristem.verify(*pair, runtime="torch", optimizations="off")
+    request(["onnx.reference", "onnxruntime"], "cuda", None, "off")  # one of the two does
+    request("onnx.reference", "cpu", None, None)
+
+
+class Compiled:
+    """What stands for a compiled package, where nothing is compiled."""
+
+    def __init__(self, path, inputs, outputs):
+        self.outputs = outputs
+
+    def __call__(self, sample):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"providers": "cuda"}, "providers= does not apply: .* compiled package"),
+        ({"runtime": "onnx.reference"}, "the other model is run in onnxruntime"),
+        ({"dtypes": "float16"}, "it has the types that it was compiled with"),
+        ({"layers": True}, "no values on the way"),
+    ],
+)
+def test_a_package_has_no_choice_of_settings(pair, monkeypatch, tmp_path, given, said):
+    from meristem import verification_package
+
+    path = tmp_path / "package.pt2"
+    monkeypatch.setattr(verification_package, "_is", lambda source: source == path)
+    monkeypatch.setattr(verification_package, "Package", Compiled)
+    for sides in ((pair[0], path), (path, pair[0])):
+        with pytest.raises(RuntimeUnavailable, match=said):
+            meristem.verify(*sides, **given)
+
+
+def test_levels_of_the_model_beside_a_package(pair, monkeypatch, tmp_path):
+    """A file has levels; torch has none, and refuses them."""
+    from meristem import verification_package
+
+    path = tmp_path / "package.pt2"
+    monkeypatch.setattr(verification_package, "_is", lambda source: source == path)
+    monkeypatch.setattr(verification_package, "Package", Compiled)
+    report = meristem.verify(pair[0], path, optimizations=["off", "basic"])
+    said = str(report)
+    assert "optimisations off and the package" in said
+    assert "optimisations basic and the package" in said
+    with pytest.raises(RuntimeUnavailable, match="which has no levels"):
+        meristem.verify(mixer(), path, optimizations="off")
 
 
 def test_a_runtime_that_is_not_installed(pair, monkeypatch):

@@ -1,5 +1,6 @@
 """Inputs from files, folders, generators and sizes; what does not fit is refused with its place."""
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -130,6 +131,53 @@ def test_inputs_of_another_shape(path, x, words):
         meristem.verify(path, path, inputs=[{"x": x}])
 
 
+@pytest.mark.parametrize(
+    ("x", "words"),
+    [
+        (np.array([["a"] * 6]), "x holds <U1; give real numbers"),
+        (np.array([[None] * 6]), "x holds object; give real numbers"),
+        (np.ones((2, 6)) * 1j, "x holds complex128; give real numbers"),
+        (np.full((2, 6), 1e300), "beyond float32"),
+    ],
+)
+def test_inputs_that_are_no_numbers_of_the_model(path, x, words):
+    with pytest.raises(CarrierError, match=words):
+        meristem.verify(path, path, inputs=[(x,)])
+
+
+def test_narrow_floats_widen(path):
+    x = np.ones((2, 6), ml_dtypes.bfloat16)
+    assert meristem.verify(path, path, inputs=[(x,)], optimizations="off").ok
+
+
+def test_names_that_the_model_does_not_have(path, tmp_path):
+    for wrong in ({"xx": numbers(2)}, {"x": numbers(2), "z": numbers(2)}):
+        with pytest.raises(CarrierError, match=r"takes no input '(xx|z)'.* its inputs are x"):
+            meristem.verify(path, path, inputs=[wrong])
+    with pytest.raises(CarrierError, match="takes x besides"):
+        meristem.verify(path, path, inputs=[{}])
+    np.savez(tmp_path / "wrong.npz", wrong=numbers(2))
+    with pytest.raises(CarrierError, match=r"wrong\.npz: the model takes no input 'wrong'"):
+        meristem.verify(path, path, inputs=tmp_path / "wrong.npz")
+    data_set(tmp_path, 0, numbers(2), None, "wrong")
+    with pytest.raises(CarrierError, match="test_data_set_0: the model takes no input 'wrong'"):
+        meristem.verify(path, path, inputs=tmp_path)
+
+
+def test_archives_without_names_are_in_order(tmp_path):
+    np.savez(tmp_path / "a.npz", *(numbers(n) for n in range(1, 12)))
+    (found,) = read_inputs(tmp_path / "a.npz")
+    assert [a.shape[0] for a in found.values] == list(range(1, 12))
+
+
+def test_integers_that_the_type_does_not_have():
+    model = mixer()
+    tokens = np.array([[0, 1, 2]], np.uint64)
+    tokens[0, 0] = 2**63
+    with pytest.raises(CarrierError, match="holds numbers of uint64 that int64 does not have"):
+        meristem.verify(model, model, inputs=[(tokens, np.ones((1, 3), np.int64))])
+
+
 def test_an_index_outside_of_its_table():
     model = mixer()  # tokens + 1 reads a table of 11 rows
     mask = np.ones((2, 3), np.int64)
@@ -159,6 +207,42 @@ def test_sizes_that_cannot_be(path):
         meristem.verify(path, path, sizes={"sequence": 8})
     with pytest.raises(SizeError, match="takes 1 to"):
         meristem.verify(path, path, sizes={"batch": 0})
+    for size in ("4", 4.5, True):
+        with pytest.raises(SizeError, match="is no whole number"):
+            meristem.verify(path, path, sizes={"batch": size})
+    with pytest.raises(SizeError, match="is no mapping"):
+        meristem.verify(path, path, sizes=[4])
+
+
+def test_sizes_and_seeds_are_of_drawn_inputs(path):
+    for given in ({"sizes": {"batch": 3}}, {"seed": 1}):
+        with pytest.raises(SizeError, match="of inputs that are drawn"):
+            meristem.verify(path, path, inputs=[(numbers(2),)], **given)
+
+
+def test_a_size_beyond_a_table_names_it(tmp_path):
+    """A Gather whose indices a size makes: where it fails is said, with the table."""
+    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    nodes = [
+        node("Shape", ["x"], ["s"], start=0, end=1),
+        node("Squeeze", ["s"], ["n"]),
+        node("Range", ["zero", "n", "one"], ["i"]),
+        node("Gather", ["positions", "i"], ["p"]),
+        node("Add", ["x", "p"], ["y"]),
+    ]
+    weights = [
+        onnx.numpy_helper.from_array(np.array(0), "zero"),
+        onnx.numpy_helper.from_array(np.array(1), "one"),
+        onnx.numpy_helper.from_array(numbers(8), "positions"),
+    ]
+    kinds = ([info(n, onnx.TensorProto.FLOAT, ["batch", 6])] for n in "xy")
+    graph = onnx.helper.make_graph(nodes, "g", *kinds, weights)
+    opsets = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "p.onnx"
+    )
+    report = meristem.verify(tmp_path / "p.onnx", tmp_path / "p.onnx", sizes={"batch": 20})
+    assert "Gather of positions: index " in report.levels["deployment"].reason
 
 
 def test_a_seed_draws_others(path):
