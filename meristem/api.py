@@ -168,7 +168,7 @@ def verify(
     model: Any,
     grown: Any,
     *,
-    runtime: str | Sequence[str] | None = None,
+    runtime: str | Sequence[str] = "onnxruntime",
     providers: Any = None,
     inputs: Any = None,
     dtypes: Any = None,
@@ -180,7 +180,7 @@ def verify(
     """Measure that two models compute the same function; see docs/verify.md for levels and settings.
 
     ``model`` and ``grown`` are Models, or paths of ONNX files (which have no plan, so only deployment is
-    checked). ``runtime`` is one or several of onnxruntime (default), torch, torch.compile, aoti,
+    checked). ``runtime`` is one or several of onnxruntime, torch, torch.compile, aoti,
     onnx.reference; ``providers``, ``optimizations`` and ``dtypes`` ("float16") multiply its settings.
     ``inputs`` are tuples, dicts, something that yields them, or paths; ``sizes`` fix axes of drawn ones.
     ``layers`` reports how values on the way agree, also where nothing differs. Returns a Report: ``ok``,

@@ -22,7 +22,7 @@ from meristem.cli_arguments import (
     parse_sizes,
     read_given,
     read_plan,
-    refuse_plan,
+    refuse_beside,
 )
 from meristem.cli_pipes import STREAM, Sent, received, refuse_two
 from meristem.cli_report import Page, reported
@@ -220,10 +220,9 @@ def verify(
             inputs=inputs, sizes=parse_axes(size), seed=seed or None,
             layers=None if page is None or packages else True,
         )  # fmt: skip
-        told.compared = options
+        told.compared, told.plan = options, plan
+        refuse_beside(packages, [m for m in (a, b) if not isinstance(m, Path)], plan, runtime)
         if plan is not None:
-            told.plan = plan
-            refuse_plan(plan, packages)
             b.plan = _bound(a, read_plan(plan))
         with out.progress("verifying"):
             report = meristem.verify(a, b, **options)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from meristem.model import Model
     from meristem.rewrite.plan import Plan
 
 
@@ -79,11 +80,27 @@ def read_plan(path: Path) -> Plan:
     return Plan.from_json(text)
 
 
-def refuse_plan(plan: Path, packages: Sequence[Path]) -> None:
-    """Raise CarrierError where a plan is to be held against compiled packages."""
+def refuse_beside(
+    packages: Sequence[Path],
+    models: Sequence[Model],
+    plan: Path | None,
+    runtime: Sequence[str] | None,
+) -> None:
+    """Raise CarrierError where a plan is to be held against compiled packages, or a program beside one is
+    to run in onnxruntime, which ``verify`` cannot tell from its default."""
     from meristem.rewrite.errors import CarrierError
 
-    if packages:
+    if (
+        packages
+        and "onnxruntime" in (runtime or ())
+        and any(m.side.name == "torch" for m in models)
+    ):
+        raise CarrierError(
+            f"--runtime onnxruntime: beside the compiled package {packages[0]} a program runs in torch; "
+            "leave --runtime out, or give the program as an ONNX file",
+            path=str(packages[0]),
+        )
+    if packages and plan is not None:
         raise CarrierError(
             f"--plan {plan}: {packages[0]} is a compiled package, which has no graph to hold a plan "
             "against; leave --plan out, or give the model that the package was compiled from",

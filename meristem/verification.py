@@ -50,7 +50,7 @@ def verify_models(
     model: Any,
     grown: Any,
     *,
-    runtime: str | Sequence[str] | None = None,
+    runtime: str | Sequence[str] = "onnxruntime",
     providers: Any = None,
     inputs: Any = None,
     dtypes: Any = None,
@@ -62,7 +62,7 @@ def verify_models(
     """Measure that ``grown`` computes what ``model`` does; docs/verify.md explains levels and settings.
 
     Both are Models or paths. Levels "algebra" and "training" need the plan that made ``grown`` from
-    ``model``. ``runtime`` is one of onnxruntime (default), torch, torch.compile, aoti, onnx.reference, or
+    ``model``. ``runtime`` is one of onnxruntime, torch, torch.compile, aoti, onnx.reference, or
     several; ``providers`` are execution providers besides the CPU ("cuda"); ``optimizations`` those of ONNX
     Runtime (off, basic, all; default: off and all); ``dtypes`` float types of copies that are compared in
     place of the models ("float16"). ``inputs`` replace those that verification draws: tuples (in the order

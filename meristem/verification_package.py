@@ -79,18 +79,20 @@ def verify_package(
 def _check(path: Path, row: Runtime, wanted: Request, layers: bool) -> None:
     """Raise RuntimeUnavailable for what is asked for, and a package has no choice of."""
     levels = "optimizations" in wanted.said and not row.levels
+    default = (RUNTIMES["onnxruntime"],)  # which is also what nobody asked for
+    elsewhere = provider_names(wanted.providers) != [CPU]
     for argument, asked, fact in (
-        ("runtime", wanted.runtimes != (row,), f"the other model is run in {row.name}"),
         (
-            "providers",
-            provider_names(wanted.providers) != [CPU],
-            "the device is the one compiled for",
+            "runtime",
+            wanted.runtimes not in ((row,), default),
+            f"the other model is run in {row.name}",
         ),
+        ("providers", elsewhere, "the device is the one compiled for"),
         ("dtypes", wanted.dtypes != (None,), "it has the types that it was compiled with"),
         ("optimizations", levels, f"the other model is run in {row.name}, which has no levels"),
         ("layers", layers, "it shows no values on the way"),
     ):
-        if asked and (argument == "layers" or argument in wanted.said):
+        if asked:
             raise RuntimeUnavailable(
                 f"{argument}= does not apply: {path} is a compiled package, which runs as it is, and "
                 f"{fact}; leave {argument} out, or compare the model that the package was compiled from",

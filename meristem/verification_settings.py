@@ -72,7 +72,7 @@ def request(runtime: Any, providers: Any, dtypes: Any, optimizations: Any) -> Re
     names, places, types, levels = (_words(n, x) for n, x in given.items())
     _among("optimization level", levels, LEVELS)
     _among("dtype", types, tuple(DTYPES))
-    rows = tuple(chosen(("onnxruntime",) if runtime is None else names))
+    rows = tuple(chosen(names))
     said = {n: x for n, x in given.items() if x is not None}
     out = Request(rows, places, types or (None,), levels or LEVELS[::2], said)
     _heeded(out, places, levels)

@@ -101,6 +101,9 @@ def test_a_package_has_the_page_of_the_model_beside_it(mlp, tmp_path, monkeypatc
         page.unlink()
     said = refused("verify", mlp, package, "--plan", tmp_path / "p.json", error="CarrierError")
     assert "leave --plan out" in said
+    monkeypatch.setattr("meristem.sides.OnnxSide.name", "torch")
+    said = refused("verify", mlp, package, "--runtime", "onnxruntime", error="CarrierError")
+    assert "a program runs in torch; leave --runtime out" in said
 
 
 @pytest.mark.parametrize(

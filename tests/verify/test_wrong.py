@@ -202,7 +202,7 @@ def test_other_outputs(grown_file, tmp_path):
         graph.output.append(graph.value_info.add(name="n"))
 
     _edit(target, change)
-    with pytest.raises(CarrierError, match=r"gives 1 output \(y\), the grown model 2 outputs"):
+    with pytest.raises(CarrierError, match="give different outputs: y and y, n"):
         meristem.verify(path, target)
 
 
@@ -216,7 +216,5 @@ def test_an_input_of_another_size(tmp_path):
         graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
 
     _edit(target, change)
-    with pytest.raises(
-        CarrierError, match="x of the original has 6 entries along axis 1, that of the"
-    ):
+    with pytest.raises(CarrierError, match=r"x float32\(\w+, 6\) and x float32\(\w+, 7\)"):
         meristem.verify(path, target)
