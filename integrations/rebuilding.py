@@ -14,8 +14,8 @@ import meristem
 
 Rebuild = Callable[[Any, Any], nn.Module]
 
-# As in the verification of deployment: a program may err this much more than the one it came from, and
-# numbers below this many roundings of the largest one are noise.
+# As in the verification of deployment, whose room integrations do not read: a program may err this much
+# more than the one it came from, and numbers below this many roundings of the largest one are noise.
 FACTOR, ROUNDINGS = 4, 8
 
 

@@ -12,7 +12,7 @@ from meristem.verification_steps import Step, recipes_of
 from meristem.verify.inputs import Sample
 from meristem.verify.lifts import Lifts
 from meristem.verify.locate import Located, locate
-from meristem.verify.numeric import Interface
+from meristem.verify.numeric import Interface, attempt
 from meristem.verify.recipes import Unrounded
 from meristem.verify.report import DIFFERS, Verdict
 
@@ -88,6 +88,14 @@ def _located(
     script = EditScript(literals=[e for s in steps for e in s.script.literals])
     reference: Any = old.double()
     grown: Any = new.double(_weights(new, steps), script)
+
+    def ends(at: Sample) -> list[tuple[Array, Array]]:
+        expected, wrong = attempt(reference, at)
+        got, problem = attempt(grown, interface.inputs(at))
+        if wrong or problem or len(got) != len(expected):
+            return []
+        return list(zip(expected, interface.outputs(reference.outputs, got), strict=True))
+
     first = None
     for sample in _likely(old, samples)[: _TRIES if differs else 1]:
         found = locate(
@@ -95,6 +103,7 @@ def _located(
             lambda watch, at=sample: reference.watched(at, watch),
             lambda watch, at=sample: grown.watched(interface.inputs(at), watch),
             undo,
+            lambda at=sample: ends(at),
         )
         if first is None or found.first is not None or found.problem:
             first = found, sample

@@ -57,6 +57,8 @@ class LayerAgreement:
 Run = Callable[[Callable[[str, str, Array], None]], None]
 # Old coordinates of a grown value, by its name; None where they are not known.
 Undo = Callable[[str, Array], Array | None]
+# What the original gives and the old coordinates of what the grown model gives, output by output.
+Ends = Callable[[], Sequence[tuple[Array, Array]]]
 
 
 @dataclass
@@ -88,8 +90,12 @@ class Located:
         return [f"no value on the way differs in float64: {count}{left}"]
 
 
-def locate(graph: Graph, original: Run, grown: Run, undo: Undo) -> Located:
-    """Run both and compare. ``graph`` is the original's view."""
+def locate(graph: Graph, original: Run, grown: Run, undo: Undo, ends: Ends) -> Located:
+    """Run both and compare. ``graph`` is the original's view.
+
+    Outputs that have no counterpart by name and operator are compared as what they are, by their ``ends``:
+    so nothing differs unseen, whatever the grown model makes them by.
+    """
     compared = _compared(graph)
     old: dict[str, tuple[str, Array]] = {}
 
@@ -100,7 +106,7 @@ def locate(graph: Graph, original: Run, grown: Run, undo: Undo) -> Located:
     original(keep)
     agreements: dict[str, LayerAgreement] = {}
     scales = {name: largest(a) for name, (_, a) in old.items()}
-    last = ""
+    last, others = "", dict[str, str]()
 
     def compare(name: str, made: str, array: Array) -> None:
         nonlocal last
@@ -108,6 +114,8 @@ def locate(graph: Graph, original: Run, grown: Run, undo: Undo) -> Located:
             return
         last = name
         operator, expected = old[name]
+        if operator != made:
+            others[name] = f" ({made} in the grown model)"
         got = undo(name, array) if operator == made else None
         if got is not None and got.shape == expected.shape:
             del old[name]
@@ -118,6 +126,12 @@ def locate(graph: Graph, original: Run, grown: Run, undo: Undo) -> Located:
         grown(compare)
     except Exception as error:  # every kernel has its own; the text is reported
         out.problem = _stopped(compared, last, error)
+    made = [v for _, v in graph.outputs]
+    for value, pair in zip(made, ends() if not out.problem else (), strict=False):
+        if value.name in old and pair[0].shape == pair[1].shape:
+            del old[value.name]
+            found = _agreement(compared[value.name], *pair)
+            agreements[value.name] = replace(found, op=found.op + others.get(value.name, ""))
     out.compared = len(agreements)
     out.skipped = len(old)
     out.layers = _layers(compared, agreements, scales)

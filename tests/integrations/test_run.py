@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import meristem
-from meristem.integrations import History, Run, from_config
+from meristem.integrations import History, Run, from_config, rebuilding
 from meristem.training import carry_scheduler, count_step, separate
+from meristem.verify import numeric
 from tests.house.tree import ROOT
 from tests.integrations.models import Config, Tagger, examples, tagger
 
@@ -307,3 +308,10 @@ def test_what_else_follows_a_growth():
     run.scheduler = carry_scheduler(run.scheduler, run.optimizer)
     steps(run, 1)
     assert [g["lr"] > 0.1 for g in run.optimizer.param_groups] == [False, True]
+
+
+def test_a_rebuilt_module_is_held_to_the_limits_of_verification():
+    assert (rebuilding.FACTOR, rebuilding.ROUNDINGS) == (
+        numeric.DEPLOYMENT_FACTOR,
+        numeric.DEPLOYMENT_FLOOR,
+    )

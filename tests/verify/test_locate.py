@@ -1,5 +1,6 @@
 """Where two models part: on a correct growth nowhere, whatever grows and however it is compensated."""
 
+import onnx
 import pytest
 
 import meristem
@@ -63,6 +64,26 @@ def test_stages_are_undone_one_after_another():
     args, kwargs = inputs("gpt2", 2, 7)
     layers, _ = layers_of(model, grown, runtime="torch", inputs=[(*args, *kwargs.values())])
     assert not [a for a in layers if a.located]
+
+
+def test_an_output_that_another_operator_makes_is_located(tmp_path):
+    """Values are paired by name and operator; an output counts whatever makes it."""
+    model = meristem.load(onnx_file(tmp_path / "m.onnx"))
+    grown = meristem.grow(model, {"mlp": "x2"})
+    grown.save(tmp_path / "g.onnx")
+    proto = onnx.load(tmp_path / "g.onnx")
+    proto.graph.node[-1].output[0] = "exact"
+    whole, back = onnx.TensorProto.INT32, onnx.TensorProto.FLOAT
+    proto.graph.node.append(onnx.helper.make_node("Cast", ["exact"], ["whole"], to=whole))
+    proto.graph.node.append(onnx.helper.make_node("Cast", ["whole"], ["y"], to=back))
+    onnx.save(proto, tmp_path / "g.onnx")
+    other = meristem.load(tmp_path / "g.onnx")
+    other.plan = grown.plan
+    report = meristem.verify(model, other)
+    (found,) = [a for a in report.levels["algebra"].layers if a.located]
+    assert (found.value, found.op) == ("y", "MatMul (Cast in the grown model)")
+    assert 0.1 < found.error < 1.0
+    assert f"first differs: {found}" in str(report)
 
 
 def test_without_a_plan_and_with_other_sizes_nothing_is_claimed():
