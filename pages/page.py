@@ -263,10 +263,8 @@ def _level(name: str, v: Any) -> dict[str, Any]:
 
 def _nearness(m: Any) -> float:
     """Stored tensors that are as planned come last: one rounding is always half of their limit."""
-    if not m.ok:
-        return float("inf")
-    near = float(m.error / m.limit) if m.limit else 0.0
-    return near - 2 if m.what.startswith("stored ") else near
+    planned = m.ok and m.what.startswith("stored ")
+    return float(m.nearness) - 2 * planned
 
 
 # -- again -----------------------------------------------------------------------------------------

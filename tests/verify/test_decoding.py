@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import meristem
+from meristem.verification_decoding import decode
 from meristem.verification_sides import subject
+from meristem.verify.numeric import Interface
 from meristem.verify.stepwise import stepwise
 from tests.verify.cached import cached, cached_file
 from tests.verify.models import traced
@@ -56,6 +58,12 @@ def test_the_cache_grows(llama, sizes):
         meristem.grow(llama, sizes)
     report = decoded(llama, meristem.grow(llama, sizes, boundary="grow"), runtime="torch")
     assert report.ok, str(report)
+
+
+def test_what_gives_other_numbers_each_time_is_not_taken_in_parts(llama):
+    side = subject(llama)
+    found = decode(side, side, [], "", [], Interface(), "other numbers each time")
+    assert (found.word, found.reason) == ("not checked", "other numbers each time")
 
 
 def test_a_fault_that_only_steps_show(llama):
