@@ -18,8 +18,6 @@ from meristem.supplied import Supplied
 
 Sizes = Mapping[str, int | str]
 Loss = Callable[[Any], Any]
-# What ``grow`` and ``plan`` say to a plan.
-_OPTIONS = ("method", "boundary", "compensate", "at", "seed", "given")
 
 
 def trace(
@@ -119,11 +117,11 @@ def grow(
     and CarrierError is raised where the plan grows other axes of a weight than the proof does. What was
     found with a loss is in the plan and is not found again, so that it needs none.
     """
-    unknown = options.keys() - _OPTIONS
-    if unknown:
+    known = Plan({}).options
+    for name in options.keys() - known:
         raise TypeError(
-            f"grow() takes no {sorted(unknown)[0]}=; besides models=, loss= and batches= it takes "
-            + ", ".join(f"{name}=" for name in _OPTIONS)
+            f"grow() takes no {name}=; besides models=, loss= and batches= it takes "
+            + ", ".join(f"{n}=" for n in known)
         )
     with in_memory(sizes_or_plan):
         if isinstance(sizes_or_plan, Plan):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import meristem
 from tests.house.tree import library
@@ -81,6 +82,12 @@ def test_options_are_given_by_name(verb):
     assert options
     keyword_only = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
     assert all(option.kind in keyword_only for option in options)
+
+
+def test_options_that_are_none_are_named():
+    model = meristem.trace(torch.nn.Linear(2, 2).eval(), (torch.randn(3, 2),))
+    with pytest.raises(TypeError, match="takes no bogus=; besides models=.* it takes method="):
+        meristem.grow(model, {}, bogus=1)
 
 
 def test_defaults_are_the_contract():
