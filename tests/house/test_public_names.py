@@ -86,7 +86,7 @@ def test_options_are_given_by_name(verb):
 
 def test_options_that_are_none_are_named():
     model = meristem.trace(torch.nn.Linear(2, 2).eval(), (torch.randn(3, 2),))
-    with pytest.raises(TypeError, match="takes no bogus=; besides models=.* it takes method="):
+    with pytest.raises(TypeError, match=r"takes no bogus=; besides models=.* it takes method="):
         meristem.grow(model, {}, bogus=1)
 
 
