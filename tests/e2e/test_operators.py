@@ -71,7 +71,9 @@ weight_norm = nn.utils.parametrizations.weight_norm
 old_weight_norm = nn.utils.weight_norm
 
 # How many dimensions grow, and the network.
-SLOW = ("resampling", "products and rows", "volumes", "weight norms")
+SLOW = (
+    "resampling", "products and rows", "volumes", "weight norms", "transposed convolutions",
+)  # fmt: skip
 ROWS = {
     "resampling": (3, lambda: Net(resample, a=conv(3, 6), b=conv(6, 8), c=conv(8, 5), d=conv(5, 4))),
     "pixel shuffles": (3, lambda: Net(

@@ -61,7 +61,9 @@ def in_runtime(path: Path, *inputs: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(None, feeds)[0])
 
 
-@pytest.mark.parametrize("method", [SUBLAYERS, EXPLICIT, BOTH])
+@pytest.mark.parametrize(
+    "method", [*(pytest.param(m, marks=pytest.mark.full) for m in (SUBLAYERS, EXPLICIT)), BOTH]
+)
 def test_by_hand_in_both_carriers(method: str, tmp_path: Path) -> None:
     target = 5  # block 2 is there once
     model, module, x = pairs()

@@ -42,8 +42,8 @@ def test_a_plan_reads_back_as_it_was_written():
 
 def test_json_that_is_no_plan():
     for text, why in (
-        ("{}", "JSON without meristem_plan"),
-        ("[1]", "JSON without meristem_plan"),
+        ("{}", "it has no meristem_plan"),
+        ("[1]", "it has no meristem_plan"),
         ('{"meristem_plan": 0}', "another version"),
         ("{", "this is not a meristem plan"),
     ):
