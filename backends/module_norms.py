@@ -61,11 +61,12 @@ def _adopted(root: nn.Module, path: str, layer: RunningNorm) -> bool:
     if isinstance(have, nn.modules.batchnorm._BatchNorm):
         return type(have) is cls and (have.momentum, have.eps) == (layer.momentum, layer.eps)
     plain = type(have) is nn.Module and have._parameters.keys() <= {*_LEARNED}
-    if cls is None or not plain or not have._buffers.keys() <= {*_TRACKED}:
+    # Without a counter nn.BatchNorm would not load a plain dict of its own state strictly.
+    if cls is None or not plain or have._buffers.keys() != {*_TRACKED}:
         return False
     norm = cls(have._buffers["running_mean"].numel(), layer.eps, layer.momentum, device="meta")  # type: ignore[union-attr]
     norm._parameters |= {leaf: have._parameters.get(leaf) for leaf in _LEARNED}
-    norm._buffers |= {leaf: have._buffers.get(leaf) for leaf in _TRACKED}
+    norm._buffers |= have._buffers
     norm.affine = norm.weight is not None
     norm._non_persistent_buffers_set |= have._non_persistent_buffers_set
     norm._modules |= have._modules

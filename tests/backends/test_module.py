@@ -292,6 +292,21 @@ def test_batch_norms_over_tensors_of_several_modules_train_too() -> None:
     assert type(module.fixed) is nn.Module
 
 
+def test_a_batch_norm_without_a_counter_loads_its_own_state() -> None:
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+            self.norm.num_batches_tracked = None
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(x)
+
+    module = trainable_module(trace_module(Counted(), (X,)))
+    module.load_state_dict(dict(module.state_dict()), strict=True)
+    assert not isinstance(module.norm, nn.BatchNorm1d)
+
+
 def test_train_mode_can_be_set_for_a_part() -> None:
     module = trainable_module(trace_module(Normed(), (X,)))
     module.train()
