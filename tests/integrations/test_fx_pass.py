@@ -9,7 +9,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 import meristem
 from meristem.integrations import GrowGraphModule
-from tests.integrations.examples import example
+from tests.integrations.examples import example, measured
 
 
 class Net(nn.Module):
@@ -147,5 +147,8 @@ class Refused:
 
 
 @pytest.mark.full
-def test_the_example():
+def test_the_example(capsys):
     example("fx_pass").main()
+    found = measured(capsys.readouterr().out)
+    assert found
+    assert max(found) < 1e-5

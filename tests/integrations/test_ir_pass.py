@@ -18,7 +18,7 @@ from onnx_ir.passes.common import CheckerPass, RemoveUnusedNodesPass
 import meristem
 from meristem.integrations import GrowModel
 from tests.cli.conftest import mlp_model
-from tests.integrations.examples import example
+from tests.integrations.examples import example, measured
 
 
 def small():
@@ -186,5 +186,8 @@ def test_a_plan_of_the_torch_model():
 
 
 @pytest.mark.full
-def test_the_example():
+def test_the_example(capsys):
     example("ir_pass").main()
+    found = measured(capsys.readouterr().out)
+    assert found
+    assert max(found) < 1e-5

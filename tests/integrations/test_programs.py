@@ -6,7 +6,7 @@ from torch import nn
 
 import meristem
 from meristem.integrations import grow_program
-from tests.integrations.examples import example
+from tests.integrations.examples import example, measured
 
 
 def net():
@@ -47,14 +47,18 @@ def test_other_things_are_refused():
 
 @pytest.mark.full
 @pytest.mark.parametrize("target", ["onnx", "aoti"])
-def test_the_example(target):
+def test_the_example(target, capsys):
     example("programs").main(target)
+    found = measured(capsys.readouterr().out)
+    assert found
+    assert max(found) < 1e-5
 
 
 @pytest.mark.full
 # What ExecuTorch and the libraries below it deprecate is theirs.
 @pytest.mark.filterwarnings("ignore")
-def test_executorch():
+def test_executorch(capsys):
     """`make test-executorch` installs it; then this is run."""
     pytest.importorskip("executorch.exir")
     example("programs").main("executorch")
+    assert max(measured(capsys.readouterr().out)) < 1e-4

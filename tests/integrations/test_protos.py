@@ -10,7 +10,7 @@ import torch
 import meristem
 from meristem.integrations import grow_proto
 from tests.cli.conftest import mlp_model
-from tests.integrations.examples import example
+from tests.integrations.examples import example, measured
 
 
 def shapes(model):
@@ -123,5 +123,8 @@ def test_an_exported_part_of_a_module_is_traced_in_eval_mode():
         torch.testing.assert_close(found(x), whole(x))
 
 
-def test_the_example():
+def test_the_example(capsys):
     example("protos").main()
+    found = measured(capsys.readouterr().out)
+    assert found
+    assert max(found) < 1e-5

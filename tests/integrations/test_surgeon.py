@@ -8,7 +8,7 @@ import pytest
 import meristem
 from meristem.integrations import grow_surgeon_graph
 from tests.cli.conftest import mlp_model
-from tests.integrations.examples import example
+from tests.integrations.examples import example, measured
 
 
 def test_a_larger_graph_and_the_given_one_stays():
@@ -37,5 +37,8 @@ def test_other_things_are_refused():
         grow_surgeon_graph(mlp_model(), {"mlp": "x2"})
 
 
-def test_the_example():
+def test_the_example(capsys):
     example("surgeon").main()
+    found = measured(capsys.readouterr().out)
+    assert found
+    assert max(found) < 1e-5
