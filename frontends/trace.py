@@ -67,8 +67,7 @@ def trace_module(
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CarrierError(
-            f"torch.export refused {type(module).__name__}: {first}; make the forward pass "
-            "exportable (no branches or shapes that depend on data), or pass dynamic_shapes=None",
+            f"torch.export refused {type(module).__name__}: {_advised(first)}",
             module=type(module).__name__,
         ) from error
     finally:
@@ -139,6 +138,20 @@ def keywords_by_name(module: nn.Module, kwargs: dict[str, Any]) -> Iterator[None
             module.forward = before
         else:
             del module.forward
+
+
+def _advised(message: str) -> str:
+    """What torch.export said, and what makes such a module exportable."""
+    if "is not a known type" in message or message.startswith("Unsupported input type"):
+        return (
+            f"{message.split('. ')[0]}; inputs and outputs are tensors and plain containers of them: "
+            "models that return a cache stop where their configuration says use_cache=False, others "
+            "need a module around them that picks the tensors"
+        )
+    return (
+        f"{message}; make the forward pass exportable (no branches or shapes that depend on data), "
+        "or pass dynamic_shapes=None"
+    )
 
 
 def _own(example: torch.Tensor) -> torch.Tensor:

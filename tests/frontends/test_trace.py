@@ -188,6 +188,32 @@ def test_shapes_and_branches_that_depend_on_data_are_refused() -> None:
     assert branching.training
 
 
+class Cache:
+    """A type of somebody's own, as caches of keys and values are."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
+
+
+class ReturnsCache(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Cache]:
+        return x.sin(), Cache(x)
+
+
+class TakesCache(nn.Module):
+    def forward(self, cache: Cache) -> torch.Tensor:
+        return cache.tensor.sin()
+
+
+@pytest.mark.parametrize("module", [ReturnsCache(), TakesCache()], ids=["returned", "taken"])
+def test_types_unknown_to_export_are_refused_with_what_would_work(module: nn.Module) -> None:
+    x = torch.randn(4, 3)
+    with pytest.raises(
+        CarrierError, match=r"Cache.*; inputs and outputs are tensors.*use_cache=False"
+    ):
+        trace_module(module, (Cache(x) if isinstance(module, TakesCache) else x,))
+
+
 def test_an_example_may_be_a_view() -> None:
     """torch.export would guard the sizes of the tensor that it views."""
     module = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 3)).eval()
