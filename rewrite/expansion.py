@@ -137,6 +137,9 @@ class Expansion:
         for axis, lift in enumerate(self.axes):
             if lift.shares:
                 out = self._share(out, axis, lift, _spread(old), target)
+        if self.split.noise:
+            self._halves_again(out)
+        for axis, lift in enumerate(self.axes):
             if lift.maps:
                 matrix = lift.matrix(self.maps)
                 out = np.moveaxis(np.tensordot(matrix, out.astype(np.float64), (1, axis)), 0, axis)
@@ -184,12 +187,7 @@ class Expansion:
             cells = _window(n[i] for n, i in zip(numbers, index, strict=True))
             if self._digits(grids, index):
                 made = self._fresh(old, out, index, where, grids, numbers, target)
-                for digit, sign in self.fills.get(index, Fill("free")).pairs:
-                    axis, position = self._digits(grids, index)[digit]
-                    made = _paired(
-                        made, axis, [n for n, _ in grids[axis][index[axis]]], position, sign
-                    )
-                out[cells] = made
+                out[cells] = self._halves(made, grids, index)
             else:
                 source = _window(
                     s[n[i]] for (s, _), n, i in zip(where, numbers, index, strict=True)
@@ -212,6 +210,26 @@ class Expansion:
             # What meets a zero need not be equal among replicas, so zeros have nothing to cancel with.
             out += self.split.noise * spread * _centred(noise, source) * (out != 0)
         return np.moveaxis(out, 0, axis).astype(target)
+
+    def _halves(self, block: Array, grids: list[list[Digits]], index: tuple[int, ...]) -> Array:
+        """A fresh block whose second halves are made from the first, where its recipe says so."""
+        for digit, sign in self.fills.get(index, Fill("free")).pairs:
+            axis, position = self._digits(grids, index)[digit]
+            sizes = [n for n, _ in grids[axis][index[axis]]]
+            block = _paired(block, axis, sizes, position, sign)
+        return block
+
+    def _halves_again(self, x: Array) -> None:
+        """Noise differs from entry to entry: second halves are made from the first once more.
+
+        Halves lie along axes that are not shared themselves, so the shares still sum to what they did.
+        """
+        grids = [a.core.blocks() for a in self.axes]
+        block = [a.core.coordinates()[1][a.shared()] for a in self.axes]
+        for index, fill in self.fills.items():
+            if fill.pairs:
+                cells = _window(np.flatnonzero(b == i) for b, i in zip(block, index, strict=True))
+                x[cells] = self._halves(x[cells], grids, index)
 
     @staticmethod
     def _digits(grids: list[list[Digits]], index: tuple[int, ...]) -> list[tuple[int, int]]:

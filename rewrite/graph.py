@@ -143,6 +143,10 @@ class Graph:
         for op in self.ops:
             yield from op.outputs
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What notebooks and hypothesis print; field by field a graph is exponentially long."""
+        printer.text(str(self))
+
     def __str__(self) -> str:
         head = [f"input {v!r}" for v in self.inputs]
         tail = [f"output {name} = {v!r}" for name, v in self.outputs]

@@ -95,6 +95,8 @@ from meristem.demo_model import Decoder, Sizes
 torch.manual_seed(0)
 module = Decoder(Sizes(hidden=16, qk_dim=6, value_dim=6, mlp=20)).eval()
 tokens = torch.randint(0, 256, (2, 7))
+optimizer = torch.optim.AdamW(module.parameters())
+scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 10)
 """
     said = run(before + code, tmp_path)
     assert "layers@blocks: 2 -> 4" in said

@@ -1,12 +1,20 @@
 """Shares: which axes can be shared is seen in the graph, and shares sum to what they were."""
 
+from dataclasses import replace
+from itertools import permutations
+
 import numpy as np
 import pytest
 
+from meristem.rewrite.equations import Equations
 from meristem.rewrite.expansion import Expansion, Fill, Split
+from meristem.rewrite.idioms import simplify
 from meristem.rewrite.lift import Lift, replicas
+from meristem.rewrite.planner import solve
+from meristem.rewrite.script import edit_script
 from meristem.rewrite.shares import shared_axes
-from tests.rules.view_carrier import Net
+from tests.rules.growing import check, free_atoms
+from tests.rules.view_carrier import Net, random_inputs, run
 
 SHARED = Lift(("prod", ("share", 3, 5, ""), ("share", 2, 5, "key")))
 ROWS = Lift(("atom", 4, 6))
@@ -80,6 +88,25 @@ def test_a_coordinate_and_its_replicas_sum_to_what_it_held(split):
     assert np.array_equal(new, recipe.apply(w)), "nothing is drawn twice"
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_halves_stay_halves_under_noise(sign):
+    """Found by random graphs: groups that cancel in pairs, whose channels are copies with noise."""
+    w = np.random.default_rng(0).standard_normal((4, 6))
+    recipe = Expansion(
+        "w",
+        (Lift(("atom", 4, 9)), SHARED),
+        {(1, 0): Fill("free", pairs=((0, sign),))},
+        split=Split(0.3, 0.2),
+    )
+    new, held = recipe.apply(w), replace(recipe, axes=(recipe.axes[0], SHARED.core)).apply(w)
+    assert np.array_equal(new[6:8], sign * new[4:6])
+    assert new[4:6].std() > 0
+    assert np.array_equal(new[8] == 0, np.full(25, sign < 0)), "an odd one cancels with nothing"
+    sums = np.zeros((6, 9))
+    np.add.at(sums, SHARED.shared(), new.T)
+    np.testing.assert_allclose(sums.T, held, rtol=0, atol=1e-14)
+
+
 def counts(source):
     return np.bincount(source)[source]
 
@@ -98,3 +125,29 @@ def test_replicas_are_drawn_or_taken_in_turn():
     assert set(drawn) == set(range(50))
     assert np.array_equal(drawn, replicas(50, 400, "0|mlp"))
     assert not np.array_equal(drawn, replicas(50, 400, "1|mlp"))
+
+
+def test_groups_in_pairs_with_noisy_copies_inside():
+    """The weight of a grouped convolution: halves along its groups, shares along what a group sums."""
+    b = Net(0)
+    x = b.permute(b.dense(b.input(2, 3, 4), 4), [0, 2, 1])
+    y = b.convolution(
+        x,
+        b.weight(2, 2, 3),
+        b.weight(2),
+        stride=[1],
+        pads=[(1, 1)],
+        dilation=[1],
+        groups=2,
+        groups_role="g",
+    )
+    b.output(b.dense(b.permute(y, [0, 2, 1]), 2))
+    graph = simplify(b.graph)
+    eq = Equations(graph).solve()
+    inputs = random_inputs(graph, 1)
+    for groups, channels in permutations(free_atoms(eq), 2):
+        solution = solve(
+            eq, {groups: 4, channels: 3}, strategies={groups: ["pair"], channels: ["circular"]}
+        )
+        script = edit_script(solution, split=Split(0.3, 0.5))
+        check(solution, script, [inputs], [run(graph, inputs)])
