@@ -50,7 +50,7 @@ class Asked:
         stream. Methods of width that are not exact keep the order in which they are published.
         """
         widths = (w for w in self.wishes if w.dimension.kind not in ("layers", "image"))
-        exact = self.chosen.width.preserves and bool(self.chosen.order)
+        exact = self.chosen.width.widens_exactly and bool(self.chosen.order)
         return self.deepens and exact and any(map(grows, widths))
 
 

@@ -40,7 +40,12 @@ class Method:
     @property
     def preserves(self) -> bool:
         """Is the function kept, whatever the plan?"""
-        return not (self.tolerant or self.donors or self.stretch or self.settings.get("mask"))
+        return self.widens_exactly and not self.stretch
+
+    @property
+    def widens_exactly(self) -> bool:
+        """Is the function kept by what grows in width besides tables of positions?"""
+        return not (self.tolerant or self.donors or self.settings.get("mask"))
 
     @property
     def options(self) -> dict[str, float]:

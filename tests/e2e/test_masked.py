@@ -47,6 +47,24 @@ def run(model: Any) -> torch.Tensor:
         return model.module()(X)
 
 
+def only_rows(model: Any, grown: Any) -> bool:
+    """Are rows of tables all that is new? No constant index reads them, so nothing has to be masked."""
+    taken = {
+        (n, op.attrs["axis"])
+        for w in model.graph.weights
+        for op, i in w.uses
+        if op.kind == "take" and i == 0
+        for n in w.names
+    }
+    changed = ((n, r) for n, r in grown.plan.weights.items() if r.changes)
+    return all(
+        a in [x for m, x in taken if m == n]
+        for n, r in changed
+        for a, t in enumerate(r.axes)
+        if t.grows
+    )
+
+
 @pytest.mark.parametrize(
     "name",
     [*OWN, *(n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in sorted(ZOO))],
@@ -58,7 +76,7 @@ def test_exact_at_zero(name: str) -> None:
         policy = boundary_of(model, request)[0]
         grown = meristem.grow(model, request, method="masked", boundary=policy)
         errors["+".join(request)] = algebra_error(model, grown, *inputs)
-        assert grown.plan.added
+        assert grown.plan.added or only_rows(model, grown), "new units stand behind masks"
     assert max(errors.values()) <= LIMIT, errors
 
 
