@@ -9,13 +9,13 @@ of its own makes B zero, the block stands behind a gate: x + g * (B(x) - x) with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meristem.rewrite.cancel import cancelled
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved, SizeError
 from meristem.rewrite.graph import Graph, Value, Weight
-from meristem.rewrite.made import Constant, Fresh, Woken
+from meristem.rewrite.made import Constant, Fresh, Rebuilt, Woken, sleeping
 from meristem.rewrite.numbering import replaced
 from meristem.rewrite.orders import copies
 from meristem.rewrite.outside import own_inputs, own_outputs
@@ -23,7 +23,7 @@ from meristem.rewrite.renumber import renumber
 from meristem.rewrite.repeat import Repeat, ScaleEdit
 from meristem.rewrite.stacks import Stack
 from meristem.rewrite.steps import Block
-from meristem.rewrite.zeros import before, zeroed
+from meristem.rewrite.zeros import before, factors, zeroed
 
 At = str | Sequence[int]
 
@@ -192,8 +192,7 @@ def plan_depth(
                 for w in clone.block.weights
                 if w not in clone.made and _matrix(w)
             }
-        if clone.zeroed:
-            _wake(clone)
+        _wake(clone)
     for stack, target in sizes.items():
         own = [c for c in script.clones if c.stack is stack]
         if own:
@@ -294,15 +293,25 @@ def _settle(clone: CloneEdit, taken: set[str]) -> None:
 
 
 def _wake(clone: CloneEdit) -> None:
-    """Draws what is zero before a zero gain of a norm or a layer scale: neither of two zeros would learn.
+    """Draws what is zero in the source and is multiplied by what is zero in the copy: neither would learn.
 
-    Growth in width leaves such zeros where new coordinates of the stream are written.
+    Growth in width leaves such zeros: where new coordinates of a stream are written, before the zero gain
+    of a norm or a layer scale; in units that begin with nothing, before a zero factor, or before halves
+    that cancel, of which an odd one out is zero.
     """
-    block = clone.block
-    branches = [v for r in block.spine or () for v in r.branches]
-    for w in before(branches, block.ops):
-        if w in block.weights and w not in clone.made and _matrix(w):
-            clone.made[w] = Woken(clone.name(w.name))
+    block, zeroed = clone.block, clone.zeroed
+    near = before(factors({*zeroed, *clone.halves}, block.ops), block.ops)
+    if zeroed:
+        near |= before([v for r in block.spine or () for v in r.branches], block.ops)
+    for w, axes in near.items():
+        made = clone.made.get(w)
+        if w not in block.weights or not _matrix(w):
+            continue
+        if made is not None and not isinstance(made, Rebuilt):
+            continue
+        if sleeping(w.array(), axes).any():
+            woken = Woken(clone.name(w.name), tuple(sorted(axes)))
+            clone.made[w] = replace(made, woken=woken) if isinstance(made, Rebuilt) else woken
 
 
 def _identity(block: Block) -> dict[Weight, float] | None:

@@ -6,6 +6,7 @@ A recipe has a text, which is what a plan keeps beside the name of the source: "
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -76,20 +77,26 @@ class Constant:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The source through an Expansion that keeps its sizes: halves that are equal or opposite."""
+    """The source through an Expansion that keeps its sizes: halves that are equal or opposite. What is
+    ``woken`` of it is drawn before."""
 
     recipe: Expansion
-    linear: bool = True
+    woken: Woken | None = None
+
+    @property
+    def linear(self) -> bool:
+        return self.woken is None
 
     @property
     def text(self) -> str:
-        return json.dumps({"expansion": expansion_data(self.recipe)})
+        first = {} if self.woken is None else json.loads(self.woken.text)
+        return json.dumps({"expansion": expansion_data(self.recipe), **first})
 
     def shape(self, old: Shape) -> Shape:
         return self.recipe.shape
 
     def apply(self, old: Array) -> Array:
-        return self.recipe.apply(old)
+        return self.recipe.apply(old if self.woken is None else self.woken.apply(old))
 
 
 @dataclass(frozen=True)
@@ -200,33 +207,40 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Woken:
-    """The source, of which every slice of zeros along an axis is drawn with the mean and standard deviation
-    of the rest; what is drawn depends on ``key`` alone.
+    """The source, of which every slice of zeros at a place of one of ``axes`` is drawn with the mean and
+    standard deviation of the rest; what is drawn depends on ``key`` alone.
 
-    For what stands before a factor that is zero everywhere: a product of two zeros never learns.
+    For what is multiplied by a factor that is zero too: neither of two zeros learns.
     """
 
     key: str
+    axes: tuple[int, ...]
     linear: bool = False
 
     @property
     def text(self) -> str:
-        return json.dumps({"woken": self.key})
+        return json.dumps({"woken": self.key, "axes": list(self.axes)})
 
     def shape(self, old: Shape) -> Shape:
         return old
 
     def apply(self, old: Array) -> Array:
-        alive = old != 0
-        asleep = np.zeros(old.shape, bool)
-        for axis in range(old.ndim):
-            rest = tuple(a for a in range(old.ndim) if a != axis)
-            asleep |= ~alive.any(axis=rest, keepdims=True)
-        if not asleep.any() or asleep.all():
+        asleep = sleeping(old, self.axes)
+        if not asleep.any():
             return np.array(old)
         wide = old[~asleep].astype(np.float64)
         entries = generator(self.key).standard_normal(old.shape)
         return np.where(asleep, wide.mean() + wide.std() * entries, old).astype(old.dtype)
+
+
+def sleeping(old: Array, axes: Iterable[int]) -> Array:
+    """Where slices at a place of one of ``axes`` are zero; nowhere, if all is."""
+    alive = old != 0
+    asleep = np.zeros(old.shape, bool)
+    for axis in axes:
+        rest = tuple(a for a in range(old.ndim) if a != axis)
+        asleep |= ~alive.any(axis=rest, keepdims=True)
+    return asleep & ~asleep.all()
 
 
 COPY = Copy()
@@ -245,10 +259,11 @@ def made(text: str) -> Made:
         return Dirac(tuple(map(int, data["dirac"])))
     if "fresh" in data:
         return Fresh(str(data["fresh"]))
-    if "woken" in data:
-        return Woken(str(data["woken"]))
     if "normal" in data:
         return Drawn(float(data["normal"]), str(data["key"]))
     if "root" in data:
         return Root(float(data["root"]))
-    return Rebuilt(expansion_from(data["expansion"]))
+    woken = Woken(str(data["woken"]), tuple(map(int, data["axes"]))) if "woken" in data else None
+    if woken is not None and "expansion" not in data:
+        return woken
+    return Rebuilt(expansion_from(data["expansion"]), woken)

@@ -70,6 +70,18 @@ def stored_behind(v: Value) -> Weight | None:
     return v if isinstance(v, Weight) else None
 
 
+def kept_axes(op: Op, position: int) -> Axes:
+    """The axes of the stored tensor behind an operand that an operator which sums products does not sum."""
+    labels = contracted(op)
+    assert labels is not None, op
+    axes = frozenset(a for a, k in enumerate(labels[position]) if k not in labels[2])
+    v = op.inputs[position]
+    while v.producer is not None and v.producer.kind in _MOVES:
+        axes = _moved(v.producer, axes, back=True)
+        v = v.producer.inputs[0]
+    return frozenset(range(len(v.shape))) - axes
+
+
 def _hand_on(v: Value, axes: Axes, shared: dict[Value, Axes]) -> None:
     shared[v] = axes
     for op, _ in v.uses:

@@ -7,14 +7,14 @@ the branch stays alive and the zeroed factor receives gradient at the first step
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import numpy as np
 
 from meristem.rewrite.graph import Literal, Op, Value, Weight
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.semantics.elementwise import Row
-from meristem.rewrite.shares import stored_behind
+from meristem.rewrite.shares import NO_AXES, Axes, kept_axes, stored_behind
 
 # Operators that hand a constant through unchanged.
 _CONSTANT = frozenset({"identity", "cast", "reshape", "permute", "expand", "slice"})
@@ -42,20 +42,35 @@ def zeroed(
     return joint[1]
 
 
-def before(values: Iterable[Value], inside: Iterable[Op]) -> list[Weight]:
-    """Weights of the contractions nearest to ``values``: what a factor behind them multiplies."""
-    ops, seen, found = set(inside), set[Op](), list[Weight]()
+def before(values: Iterable[Value], inside: Iterable[Op]) -> dict[Weight, Axes]:
+    """Weights that the contractions nearest to ``values`` sum, with the axes that they do not sum: where
+    such a weight is zero at a place of one of these, so are the values."""
+    ops, seen, found = set(inside), set[Op](), dict[Weight, Axes]()
     stack = list(values)
     while stack:
         op = stack.pop().producer
         if op is None or op not in ops or op in seen:
             continue
         seen.add(op)
-        if op.kind in _SUMMING:
-            found += [w for v in op.inputs[:2] if (w := stored_behind(v)) is not None]
-        else:
+        stored = _stored(op)
+        for i, w in stored.items():
+            found[w] = found.get(w, NO_AXES) | kept_axes(op, i)
+        if not stored:
             stack.extend(op.inputs)
-    return list(dict.fromkeys(found))
+    return found
+
+
+def factors(weights: Collection[Weight], inside: Iterable[Op]) -> list[Value]:
+    """What is summed with these weights."""
+    return [op.inputs[1 - i] for op in inside for i, w in _stored(op).items() if w in weights]
+
+
+def _stored(op: Op) -> dict[int, Weight]:
+    """The stored tensors that an operator sums, by their position."""
+    if op.kind not in _SUMMING:
+        return {}
+    stored = ((i, stored_behind(v)) for i, v in enumerate(op.inputs[:2]))
+    return {i: w for i, w in stored if w is not None}
 
 
 def _regular(inside: Iterable[Op], weights: Mapping[Weight, float], values: set[Value]) -> bool:

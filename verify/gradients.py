@@ -11,7 +11,7 @@ All in float64, on the programs of level 1, with a random linear functional of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from meristem.rewrite.edits import BoundaryEdit
 from meristem.rewrite.expansion import Expansion, Fill, Split
 from meristem.rewrite.graph import Array
 from meristem.rewrite.lift import is_leaf
+from meristem.rewrite.made import Constant, Made, Rebuilt
 from meristem.rewrite.masks import NAME
 from meristem.rewrite.upcycle import members
 from meristem.verify.experts import watch
@@ -268,13 +269,21 @@ def _dead(
     for first, names in after.tied.items():
         clone = next((n for n in names if n in recipes.clones), None)
         recipe = recipes.recipe(first)
-        if clone is not None and silent(first, ...):
+        if clone is not None:
             source = recipes.clones[clone][0]
-            if source in after.tied and silent(source, ...):
-                same.append(first)
-            else:
-                dead.append(f"{first} receives no gradient in {len(steps)} steps")
-            continue
+            told = source in after.tied
+            if silent(first, ...):
+                if told and silent(source, ...):
+                    same.append(first)
+                else:
+                    dead.append(f"{first} receives no gradient in {len(steps)} steps")
+                continue
+            for cells in _zeros(after.leaves[first], recipes.made(clone)) if told else ():
+                if silent(first, cells) and not silent(source, cells):
+                    dead.append(
+                        f"{first} is zero in a part that receives no gradient in {len(steps)} steps"
+                    )
+                    break
         if recipe is None or not recipe.changes:
             continue
         where = [a.coordinates()[1] for a in recipe.axes]
@@ -305,6 +314,24 @@ def _dead(
             more = ", ..." if len(names) > 3 else ""
             notes.append(f"{len(group)} new blocks {why} ({', '.join(names[:3])}{more})")
     return dead, notes
+
+
+def _zeros(w: torch.Tensor, made: Made) -> Iterator[tuple[Any, ...]]:
+    """Slices of a copied tensor that are zero still, which its source may not have kept.
+
+    Not of those that begin as zero, or whose halves cancel: units that are off in this place of the stack
+    would be taken for zeros that nothing moves.
+    """
+    cancels = isinstance(made, Rebuilt) and any(
+        sign < 0 for fill in made.recipe.fills.values() for _, sign in fill.pairs
+    )
+    if isinstance(made, Constant) or cancels or w.dim() < 2:
+        return
+    asleep = to_numpy(w) == 0
+    for axis in range(w.dim()):
+        rest = tuple(a for a in range(w.dim()) if a != axis)
+        for place in np.flatnonzero(asleep.all(axis=rest)):
+            yield (*(slice(None),) * axis, int(place))
 
 
 def _bases(term: Any) -> list[int]:

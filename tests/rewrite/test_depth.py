@@ -1,5 +1,7 @@
 """Zero sets, periods, positions and names of new blocks, on streams made by hand."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -101,24 +103,36 @@ def test_a_new_block_of_a_postnorm_stack_stands_behind_a_gate():
     assert "gate" in str(script.reports[0])
 
 
+def rows_of_zeros(array):
+    array = np.array(array)
+    array[:2] = 0
+    return array
+
+
 def test_zeros_before_a_zero_gain_are_drawn():
     s = Stream()
     x = s.at("embed").linear(s.input(), "table")
     for i in range(2):
         s.at(f"layers.{i}")
         x = s.op("add", x, s.norm(s.mlp(s.norm(x, "before")), "after"))
-    script = grow(s.end(s.at("head").linear(x, "out", 9)))
+    s.end(s.at("head").linear(x, "out", 9))
+    made = {c.name(w.name): m for c in grow(s).clones for w, m in c.made.items()}
+    assert list(made) == ["layers.2.after.weight"], "no more is needed"
+    for w in s.graph.weights:
+        if w.name.endswith("mlp.down.weight"):
+            w.read = partial(rows_of_zeros, w.array())
+    script = grow(s)
     made = {c.name(w.name): m for c in script.clones for w, m in c.made.items()}
     assert {n: m.text for n, m in made.items()} == {
         "layers.2.after.weight": "0.0",
-        "layers.2.mlp.down.weight": '{"woken": "layers.2.mlp.down.weight"}',
+        "layers.2.mlp.down.weight": '{"woken": "layers.2.mlp.down.weight", "axes": [0]}',
     }
 
 
 def test_only_slices_of_zeros_wake():
     source = np.random.default_rng(0).normal(1, 0.1, (400, 30)).astype(np.float32)
     source[5, 7] = 0
-    woken = made(Woken("a name").text)
+    woken = made(Woken("a name", (0, 1)).text)
     assert np.array_equal(woken.apply(source), source)
     source[200:] = 0
     source[:, -1] = 0

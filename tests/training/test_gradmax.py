@@ -206,3 +206,69 @@ def test_a_plan_holds_what_was_found() -> None:
         weights = again.module().state_dict()
         for name, tensor in found.module().state_dict().items():
             assert torch.equal(weights[name], tensor)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+def residual() -> Any:
+    torch.manual_seed(2)
+    module = nn.Sequential(nn.Linear(6, 6), Block(), Block(), nn.Linear(6, 4))
+    return meristem.trace(module.double().eval(), (X.double(),))
+
+
+def doubled(module: nn.Module) -> torch.Tensor:
+    return F.cross_entropy(module(X.double()), Y)
+
+
+def entries_that_never_learn(module: nn.Module, steps: int = 4) -> dict[str, int]:
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    silent = {n: torch.ones_like(p, dtype=torch.bool) for n, p in module.named_parameters()}
+    for _ in range(steps):
+        optimizer.zero_grad()
+        doubled(module).backward()
+        for n, p in module.named_parameters():
+            assert p.grad is not None
+            silent[n] &= p.grad == 0
+        optimizer.step()
+    return {n: int(s.sum()) for n, s in silent.items() if s.any()}
+
+
+@pytest.mark.parametrize("depth", ["identity", "cancel"])
+@pytest.mark.parametrize("together", [True, False], ids=["one call", "one after another"])
+def test_units_that_begin_with_nothing_wake_in_new_layers(depth: str, together: bool) -> None:
+    """Before what is zero in a new block they would never learn; an odd number leaves one unpaired."""
+    model = residual()
+    if together:
+        request = {"mlp": 11, "layers": 3}
+        grown = meristem.grow(model, request, method=f"gradmax+{depth}", loss=doubled)
+    else:
+        model = meristem.grow(model, {"mlp": 11}, method="gradmax", loss=doubled)
+        grown = meristem.grow(model, {"layers": 3}, method=depth)
+    assert algebra_error(model, grown, X.double()) <= 1e-10
+    assert not grown.state_dict()["1.up.weight"][8:].any(), "old blocks keep theirs"
+    assert grown.state_dict()["3.up.weight"][8:].all()
+    assert not entries_that_never_learn(grown.module())
+    report = meristem.verify(model, grown, runtime="torch", inputs=[(X.double(),)])
+    assert report.ok, str(report)
+
+
+def test_zeros_that_would_never_learn_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Level 3 knows them by their gradients, whatever left them."""
+    monkeypatch.setattr("meristem.rewrite.depth._wake", lambda clone: None)
+    model = meristem.grow(residual(), {"mlp": 11}, method="gradmax", loss=doubled)
+    grown = meristem.grow(model, {"layers": 3})
+    assert entries_that_never_learn(grown.module()) == {
+        "3.up.weight": 18,
+        "3.up.bias": 3,
+        "3.down.weight": 18,
+    }
+    report = meristem.verify(model, grown, runtime="torch", inputs=[(X.double(),)])
+    assert "3.up.weight is zero in a part that receives no gradient" in str(report)
+    assert not report.ok
