@@ -24,9 +24,14 @@ def gives(growth: Widening, solution: Solution, supplied: Supplied) -> Mapping[s
     """
     plan = growth.plan
     found = sites(solution, growth.names)
-    held = all(w.name in plan.given for site in found for w, _ in site.sums)
-    if held and (supplied.planned or supplied.loss is None):
+    missing = [w.name for site in found for w, _ in site.sums if w.name not in plan.given]
+    if not missing and (supplied.planned or supplied.loss is None):
         return {}  # made with a loss, now or when the plan was
+    if missing and supplied.planned and supplied.loss is None:
+        raise MeristemError(
+            f"the plan names the weights that sum new units, and {missing[0]} is none of them: exporters "
+            "rename what they transpose; grow the model that the plan was made on, and export that"
+        )
     if supplied.loss is None:
         raise MeristemError(
             'method="gradmax" reads gradients on batches: give loss=, a function of a module, such as '

@@ -19,6 +19,7 @@ from meristem.model import Model
 from meristem.prepared import Prepared
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.errors import CarrierError, NotPreserved, SizeError
+from meristem.rewrite.given import Entry
 from meristem.rewrite.methods import Chosen, only
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.request import Target, Wish, by_name, wanted
@@ -38,6 +39,19 @@ class Asked:
         return [w for w in self.wishes if w.dimension.kind in kinds]
 
     @property
+    def rows(self) -> list[Wish]:
+        """Tables, beside widths, whose new rows the method of width cannot make."""
+        width, tables = self.chosen.width, self.of("vocabulary", "positions")
+        others = (
+            w
+            for w in self.wishes
+            if w not in tables and w.dimension.kind not in ("layers", "image")
+        )
+        if not width.units or not any(map(grows, others)):
+            return []
+        return [w for w in tables if not (width.copies and _multiple(w))]
+
+    @property
     def deepens(self) -> bool:
         """Are there more layers?"""
         return any(grows(w) for w in self.of("layers"))
@@ -54,6 +68,11 @@ class Asked:
         return self.deepens and exact and any(map(grows, widths))
 
 
+def _multiple(w: Wish) -> bool:
+    """Is a whole multiple of today's size asked for?"""
+    return wanted(w.target, w.dimension.size)[0] % w.dimension.size == 0
+
+
 def grows(w: Wish) -> bool:
     """Is another size asked for than today's?"""
     return wanted(w.target, w.dimension.size)[0] != w.dimension.size
@@ -62,13 +81,14 @@ def grows(w: Wish) -> bool:
 @dataclass(frozen=True)
 class Part:
     """A kind of growth. ``asks`` gives what a request asks of it, by name; ``words`` is the method that it
-    takes; ``main`` is the one that takes what is given and supplied. ``lists`` are the dimensions among
-    which its names are found again in a model that has grown already."""
+    takes; ``main`` is the one that takes what is supplied, and what is given but for ``tables``. ``lists``
+    are the dimensions among which its names are found again in a model that has grown already."""
 
     name: str
     asks: Callable[[Asked], dict[str, Target]]
     words: Callable[[Asked], str]
     main: bool = False
+    tables: bool = False
     lists: Callable[[Model, Chosen], Iterable[Dimension]] = lambda model, _: model.dimensions
 
 
@@ -88,16 +108,22 @@ def _copied_by(asked: Asked) -> str:
 
 def _sizes(asked: Asked) -> dict[str, Target]:
     """Widths and layers: layers that begin as the identity are made of blocks with their new widths."""
-    done = ("image", "layers") if asked.layers_first else ("image",)
-    found = _targets(w for w in asked.wishes if w.dimension.kind not in done)
+    done = [*asked.of("image"), *asked.rows, *(asked.of("layers") if asked.layers_first else ())]
+    found = _targets(w for w in asked.wishes if w not in done)
     return found if asked.deepens or not asked.experts else found | dict(asked.experts)
 
 
 def _sized(asked: Asked) -> str:
     deeper = [] if asked.layers_first else ["depth"]
-    stretched = ["positions"] if asked.of("positions") else []
+    stretched = ["positions"] if any(w not in asked.rows for w in asked.of("positions")) else []
     mixed = ["experts"] if asked.experts and not asked.deepens else []
     return only(asked.plan.method, "width", *deeper, *stretched, *mixed)
+
+
+def _filled(asked: Asked) -> str:
+    """As ``preserve`` does, but for tables of positions that are to be stretched."""
+    stretched = asked.chosen.width.stretch and any(w in asked.rows for w in asked.of("positions"))
+    return "interpolate" if stretched else "preserve"
 
 
 def _mixtures(asked: Asked) -> dict[str, Target]:
@@ -111,6 +137,7 @@ PARTS = (
         "widths and layers", _sizes, _sized, main=True,
         lists=lambda model, chosen: listed(model, chosen),
     ),
+    Part("rows of tables", lambda a: _targets(a.rows), _filled, tables=True),
     Part(
         "mixtures", _mixtures, lambda a: only(a.plan.method, "experts"),
         lists=lambda model, _: mixable(model),
@@ -170,8 +197,9 @@ def carry_out(
         targets = {n: sizes.get(n, t) for n, t in part.asks(asked).items()}
         names = trail.names(targets, part, asked.chosen, model, at)
         options = {**plan.options, "method": part.words(asked)}
+        options["given"] = _given(part, asked)
         if not part.main:
-            options |= {"at": "end", "given": None, "statistics": {}}
+            options |= {"at": "end", "statistics": {}}
             if supplied.models and not any(s.main for s in done):
                 raise SizeError(
                     f"{part.name} grow before models are fused, and models= are not grown; grow every "
@@ -210,6 +238,15 @@ def check_plan(given: Plan, proved: Prepared | Staged) -> None:
     for plan, step in zip(given.steps, steps, strict=True):
         stored = {n: w.name for w in step.model.graph.weights for n in w.names}
         plan.check(step.plan, stored)
+
+
+def _given(part: Part, asked: Asked) -> dict[str, Entry]:
+    """What is given for the weights of a part."""
+    if not (part.main or part.tables):
+        return {}
+    tables = {name for w in asked.rows for name, _ in w.dimension.weights}
+    given = asked.plan.given.items()
+    return {n: e for n, e in given if tables.isdisjoint([n, *e.get("names", ())]) != part.tables}
 
 
 def _supplied(supplied: Supplied, asked: Asked, names: Mapping[str, str]) -> Supplied:

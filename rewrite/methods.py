@@ -23,7 +23,7 @@ class Method:
     those that ``stretch`` tables of positions do not preserve it. ``donors`` are further tensors that
     recipes read: of the ``next`` block, or of other ``models``; ``settings`` are numbers of its own,
     ``batches`` says that it learns on some; ``deepens`` is the method for depth that goes with it where
-    none is named."""
+    none is named; where it makes ``units``, rows of tables grow as ``preserve`` has them."""
 
     name: str
     summary: str
@@ -36,6 +36,7 @@ class Method:
     settings: Mapping[str, float] = field(default_factory=dict)
     batches: bool = False
     deepens: str = ""
+    units: bool = False
 
     @property
     def preserves(self) -> bool:
@@ -101,6 +102,7 @@ METHODS: dict[str, Method] = {
         _copies(
             "clone",
             "whole multiples: the model is tiled, what sums is shared evenly, or with noise that cancels",
+            units=True,
         ),
         _first(
             ("replicas", "circular"),
@@ -125,6 +127,7 @@ METHODS: dict[str, Method] = {
             ("incoming",),
             ("incoming",),
             batches=True,
+            units=True,
         ),
         Method(
             "masked",
@@ -137,6 +140,7 @@ METHODS: dict[str, Method] = {
             "fuse",
             "whole multiples: several models side by side, what sums them all is their mean",
             donors="models",
+            units=True,
         ),
         # What follows does not preserve the function, and says so.
         _first(

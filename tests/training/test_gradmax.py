@@ -272,3 +272,16 @@ def test_zeros_that_would_never_learn_are_seen(monkeypatch: pytest.MonkeyPatch) 
     report = meristem.verify(model, grown, runtime="torch", inputs=[(X.double(),)])
     assert "3.up.weight is zero in a part that receives no gradient" in str(report)
     assert not report.ok
+
+
+def test_a_plan_does_not_fit_a_file_that_renamed_its_weights(tmp_path: Path) -> None:
+    module = residual().module()
+    x = X.double().reshape(4, 8, 6)  # three axes: the exporter stores the transposed weights
+    model = meristem.trace(module, (x,))
+    grown = meristem.grow(model, {"mlp": 11}, method="gradmax", loss=lambda m: m(x).square().mean())
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(module, (x,), path, dynamo=True, verbose=False)
+    with pytest.raises(
+        MeristemError, match=r"exporters rename what they transpose; grow the model that"
+    ):
+        meristem.grow(meristem.load(path), grown.plan)
