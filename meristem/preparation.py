@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
@@ -24,10 +25,10 @@ from meristem.rewrite.errors import (
 )
 from meristem.rewrite.given import entries
 from meristem.rewrite.locks import still_equal
-from meristem.rewrite.methods import method, words
+from meristem.rewrite.methods import method, only, words
 from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import resolve
-from meristem.stages import Asked, Staged, carry_out, listed, parts_of
+from meristem.stages import Asked, Staged, carry_out, is_copied, listed, parts_of, rounds_of
 from meristem.supplied import NOTHING, Supplied
 from meristem.widening import Widening
 
@@ -74,6 +75,10 @@ def prepare(
     plan.sizes = {**widening.reached, **layers, **experts}
     plan.unused = [n for w in model.graph.unused for n in w.names]
     script = widening.script(supplied)
+    rounds = rounds_of(asked, plan.changes)
+    if rounds and _copied(model, rounds, plan):
+        again = replace(asked, plan=Plan({}, **options), rounds=rounds)
+        return carry_out(model, again, supplied, prepare)
     deeper = {n: s for n, s in layers.items() if s != dimensions[n].size}
     extra = depth_hooks(chosen)
     if extra.folds is not None and deeper:
@@ -88,6 +93,19 @@ def prepare(
     if prepared.depth is not None:
         _report_depth(prepared, dimensions)
     return prepared
+
+
+def _copied(model: Model, rounds: Mapping[str, tuple[int, int]], plan: Plan) -> bool:
+    """Are whole multiples of these dimensions made by copies?"""
+    sizes = {n: multiple for n, (multiple, _) in rounds.items()}
+    options = {
+        **plan.options,
+        "method": only(plan.method, "width"),
+        "given": None,
+        "statistics": {},
+    }
+    step = prepare(model, sizes, **options)
+    return all(is_copied(c) for c in step.plan.changes if c.name in sizes)
 
 
 def _check_layers(asked: Asked) -> None:

@@ -17,23 +17,26 @@ from meristem.method_depth import depth_hooks
 from meristem.mixtures import mixable
 from meristem.model import Model
 from meristem.prepared import Prepared
+from meristem.rewrite.blocks import COPIES
 from meristem.rewrite.dimensions import Dimension
 from meristem.rewrite.errors import CarrierError, NotPreserved, SizeError
 from meristem.rewrite.given import Entry
 from meristem.rewrite.methods import Chosen, only
-from meristem.rewrite.plan import Plan
+from meristem.rewrite.plan import Change, Plan
 from meristem.rewrite.request import Target, Wish, by_name, wanted
 from meristem.supplied import NOTHING, Supplied
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request with its names resolved: ``wishes``, and the numbers of ``experts`` of mixtures to make."""
+    """A request with its names resolved: ``wishes``, the numbers of ``experts`` of mixtures to make, and
+    where ``rounds`` of copies come first their whole multiples and the sizes behind them, by name."""
 
     plan: Plan
     chosen: Chosen
     wishes: Sequence[Wish]
     experts: Mapping[str, int]
+    rounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def of(self, *kinds: str) -> list[Wish]:
         return [w for w in self.wishes if w.dimension.kind in kinds]
@@ -82,13 +85,15 @@ def grows(w: Wish) -> bool:
 class Part:
     """A kind of growth. ``asks`` gives what a request asks of it, by name; ``words`` is the method that it
     takes; ``main`` is the one that takes what is supplied, and what is given but for ``tables``. ``lists``
-    are the dimensions among which its names are found again in a model that has grown already."""
+    are the dimensions among which its names are found again in a model that has grown already. What does
+    not get where it ``ends`` is asked for again."""
 
     name: str
     asks: Callable[[Asked], dict[str, Target]]
     words: Callable[[Asked], str]
     main: bool = False
     tables: bool = False
+    ends: bool = True
     lists: Callable[[Model, Chosen], Iterable[Dimension]] = lambda model, _: model.dimensions
 
 
@@ -106,10 +111,15 @@ def _copied_by(asked: Asked) -> str:
     return asked.chosen.copied or only(asked.plan.method, "depth")
 
 
+def _rounds(asked: Asked) -> dict[str, Target]:
+    return {n: multiple for n, (multiple, _) in asked.rounds.items()}
+
+
 def _sizes(asked: Asked) -> dict[str, Target]:
     """Widths and layers: layers that begin as the identity are made of blocks with their new widths."""
     done = [*asked.of("image"), *asked.rows, *(asked.of("layers") if asked.layers_first else ())]
     found = _targets(w for w in asked.wishes if w not in done)
+    found |= {n: size for n, (_, size) in asked.rounds.items()}
     return found if asked.deepens or not asked.experts else found | dict(asked.experts)
 
 
@@ -133,6 +143,7 @@ def _mixtures(asked: Asked) -> dict[str, Target]:
 PARTS = (
     Part("images", lambda a: _targets(a.of("image")), lambda a: "interpolate"),
     Part("copied layers", _copied, _copied_by),
+    Part("rounds of copies", _rounds, lambda a: only(a.plan.method, "width"), ends=False),
     Part(
         "widths and layers", _sizes, _sized, main=True,
         lists=lambda model, chosen: listed(model, chosen),
@@ -179,6 +190,24 @@ class Staged:
         return [s.model for s in self.steps[1:]]
 
 
+def rounds_of(asked: Asked, changes: Sequence[Change]) -> dict[str, tuple[int, int]]:
+    """The multiples before what was asked for, and that, where nothing but padding leads there."""
+    if not asked.chosen.width.rounds:
+        return {}
+    names = {w.dimension.name for w in asked.wishes}
+    padded = (c for c in changes if c.name in names and not is_copied(c))
+    return {
+        c.name: (c.after - c.after % c.before, c.after)
+        for c in padded
+        if c.after > 2 * c.before and c.after % c.before
+    }
+
+
+def is_copied(change: Change) -> bool:
+    """Are new coordinates copies of old ones?"""
+    return not {*COPIES}.isdisjoint(change.strategies)
+
+
 def carry_out(
     model: Model, asked: Asked, supplied: Supplied, prepare: Callable[..., Any]
 ) -> Staged:
@@ -208,14 +237,15 @@ def carry_out(
         wishes = {by_name(name): targets[n] for name, n in names.items()}
         own = _supplied(supplied, asked, names) if part.main else NOTHING
         step = prepare(at, wishes, supplied=own, **options)
-        sizes |= {n: step.plan.sizes[name] for name, n in names.items()}
+        if part.ends:
+            sizes |= {n: step.plan.sizes[name] for name, n in names.items()}
         if step.masked and number < len(parts):
             raise NotPreserved(
                 f"{parts[number].name} would be made of what stands behind masks; grow them in a call of "
                 "their own, behind anneal(1)",
                 reason="a mask",
             )
-        out.steps.append(step)
+        out.steps += step.steps if isinstance(step, Staged) else [step]
         done.append(part)
         trail.steps.append(step.plan)
         at = Model(step.carrier, model.side, step.plan)
@@ -298,4 +328,14 @@ class _Trail:
         return out
 
 
-__all__ = ["Asked", "Staged", "carry_out", "check_plan", "grows", "listed", "parts_of"]
+__all__ = [
+    "Asked",
+    "Staged",
+    "carry_out",
+    "check_plan",
+    "grows",
+    "is_copied",
+    "listed",
+    "parts_of",
+    "rounds_of",
+]

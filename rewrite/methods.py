@@ -23,7 +23,8 @@ class Method:
     those that ``stretch`` tables of positions do not preserve it. ``donors`` are further tensors that
     recipes read: of the ``next`` block, or of other ``models``; ``settings`` are numbers of its own,
     ``batches`` says that it learns on some; ``deepens`` is the method for depth that goes with it where
-    none is named; where it makes ``units``, rows of tables grow as ``preserve`` has them."""
+    none is named; where it makes ``units``, rows of tables grow as ``preserve`` has them; with ``rounds``
+    what cannot be copied to a size is copied to the multiple before it first."""
 
     name: str
     summary: str
@@ -37,6 +38,7 @@ class Method:
     batches: bool = False
     deepens: str = ""
     units: bool = False
+    rounds: bool = False
 
     @property
     def preserves(self) -> bool:
@@ -115,6 +117,7 @@ METHODS: dict[str, Method] = {
             "lemon",
             "new coordinates repeat the old ones in turn, what sums them is shared entry by entry",
             split=Split(noise=0.5),
+            rounds=True,
         ),
         _first(
             ("pair",),

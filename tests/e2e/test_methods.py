@@ -190,6 +190,31 @@ def test_lemon_shares_entry_by_entry_and_pads_norms_by_the_mean() -> None:
     assert any(f"becomes {1e-5 * s:.6g}" in row for row in grown.plan.constants)
 
 
+def test_lemon_copies_whole_rounds_before_it_pads() -> None:
+    """From 8 to 20 under a layer norm: 16 copies, then 4 means, with s = 16 / 20, in two stages."""
+    model, inputs = model_of("two decoders")
+    old = model.state_dict()
+    grown = meristem.grow(model, {"rank@": "x2.5", "mlp@first": 30}, method="lemon")
+    assert [(c.before, c.after) for c in grown.plan.changes if c.kind == "rank"] == [
+        (8, 16),
+        (16, 20),
+    ]
+    assert grown.plan.sizes == {"rank": 20, "mlp@first": 30}
+    assert algebra_error(model, grown, *inputs) <= 1e-10
+    new = grown.state_dict()
+    torch.testing.assert_close(new["encoder.3.weight"][:8], old["encoder.3.weight"] * 0.8**0.5)
+    rows, before = new["encoder.2.weight"], old["encoder.2.weight"]
+    torch.testing.assert_close(rows[:16], before.repeat(2, 1))
+    torch.testing.assert_close(rows[16:], before.mean(0).expand(4, -1))
+    assert any(f"becomes {1e-5 * 0.8:.6g}" in row for row in grown.plan.constants)
+    report = meristem.verify(model, grown, runtime="torch")
+    assert report.ok, str(report)
+    again = meristem.grow(model, meristem.Plan.from_json(grown.plan.to_json())).state_dict()
+    assert all(torch.equal(w, again[n]) for n, w in new.items())
+    odd = meristem.grow(model, {"rank@": 13}, method="lemon")
+    assert not odd.plan.stages, "below twice its size there is nothing to copy first"
+
+
 def test_noise_of_clones_cancels() -> None:
     """HyperCloning's tiling with noise: the columns of a unit and its copies sum to its own."""
     model, _ = model_of("two decoders")
