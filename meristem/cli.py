@@ -1,7 +1,8 @@
 """The command line: inspect, grow, verify, search, demo.
 
 Results go to standard output (``--json``: machine readable), progress to standard error. Exit
-codes: 0 the same function, 1 it differs, 2 refused or wrong usage, 3 an error in meristem itself.
+codes: 0 the same function as far as it was checked, 1 it differs, 2 refused or wrong usage, 3 an error
+in meristem itself.
 Nothing is imported before a command needs it, so that ``--help`` answers at once.
 """
 

@@ -204,7 +204,7 @@ def verification(report: Any) -> RenderableType:
         if v.reason:
             remarks.append(f"{name}: {v.reason}")
         remarks += [f"{name}: {note}" for note in v.notes]
-    words = str(report).splitlines()[0]
+    words = report.headline
     # What str(report) and JSON have besides (mean, median, the original's SQNR) does not fit 80 columns.
     errors = _table("output", ">max", ">x own", ">99%", ">SQNR", ">top-1")
     for row in worst_rows(s for v in report.levels.values() for s in v.statistics):
@@ -215,6 +215,6 @@ def verification(report: Any) -> RenderableType:
 
 
 def verification_data(report: Any) -> dict[str, Any]:
-    """``ok`` and, by level, word, reason, measures, inputs and notes."""
+    """``ok``, ``headline`` and, by level, word, reason, measures, inputs and notes."""
     data: dict[str, Any] = json.loads(report.to_json())
     return data

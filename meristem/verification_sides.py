@@ -47,6 +47,8 @@ class Subject(Protocol):
 
     def shapes(self) -> dict[str, tuple[int, ...]]: ...
 
+    def sizes(self) -> dict[str, tuple[int, ...]]: ...
+
     def names(self) -> list[tuple[str, ...]]: ...
 
     def read(self, name: str) -> Array: ...
@@ -158,6 +160,11 @@ class Base(ABC):
         """Sizes of every weight of the view."""
         return {n: w.shape for w in self.model.graph.weights for n in w.names}
 
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Sizes of everything that is stored."""
+        graph = self.model.graph
+        return {n: tuple(w.shape) for w in (*graph.weights, *graph.unused) for n in w.names}
+
     def names(self) -> list[tuple[str, ...]]:
         """Names that stand for one weight, together."""
         return [w.names for w in self.model.graph.weights]
@@ -241,6 +248,11 @@ class TorchSubject(Base):
         """A stored tensor by any of its names; KeyError where there is none."""
         tensors = {**self.carrier.unused, **self.carrier.tensors}
         return _array(tensors[name])
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Sizes of everything that is stored, constants too."""
+        tensors = {**self.carrier.unused, **self.carrier.tensors}
+        return super().sizes() | {n: tuple(t.shape) for n, t in tensors.items()}
 
     def source(self, name: str) -> str:
         """The name under which ``read`` finds a tensor; KeyError where there is none."""

@@ -13,6 +13,7 @@ from meristem.rewrite.methods import method, only
 from meristem.rewrite.plan import Plan
 from meristem.rewrite.planner import Solution
 from meristem.rewrite.request import by_name
+from meristem.stages import listed
 from meristem.supplied import Supplied
 from meristem.verification_sides import Subject, subject
 from meristem.verify.inputs import Sample
@@ -39,10 +40,12 @@ class Step:
     solution: Solution | None = None
 
     def bind(self) -> str:
-        """Repeat the proof; what is wrong, or nothing."""
-        wrong = fits(self.plan.weights, self.old.shapes())
-        if wrong:
-            return f"the plan does not start from this model: {wrong}; verify step by step"
+        """Repeat the proof; what shows that the plan does not start from this model, or nothing."""
+        wrong = fits(self.plan.weights, self.old.sizes()) or self._counts()
+        return wrong or self._proved() or self._unmade()
+
+    def _proved(self) -> str:
+        """The proof of what grows in width, kept; what refuses it, or nothing."""
         width = {by_name(n): s for n, s in self.plan.sizes.items() if not n.startswith("layers")}
         if not width:
             return ""
@@ -54,9 +57,43 @@ class Step:
             options["method"] = only(self.plan.method, "width", "positions", "experts")
             prepared = prepare(self.old.model, width, supplied=supplied, **options)
         except MeristemError as error:
-            return f"the plan does not start from this model: {error}"
+            return str(error)
         self.script = getattr(prepared, "script", None) or EditScript()
         self.solution = getattr(prepared, "solution", None)
+        return ""
+
+    def _counts(self) -> str:
+        """What grows from another size than this model has; empty where nothing does."""
+        model = self.old.model
+        sizes = {d.name: d.size for d in listed(model, method(self.plan.method))}
+        for c in self.plan.changes:
+            if sizes.get(c.name, c.before) != c.before:
+                return (
+                    f"the plan grows {c.name} from {c.before}, but the source has {sizes[c.name]}"
+                )
+        return ""
+
+    def _unmade(self) -> str:
+        """What the grown model has that the plan does not make of this one; empty where it makes all.
+
+        Recipes say themselves what they start from. Of what the plan leaves as it is the grown model alone
+        shows that it had another size before.
+        """
+        recipes, old = self.recipes(), self.old.sizes()
+        known = recipes.weights.keys() | recipes.constants.keys()
+        used = {w.name for w in self.new.model.graph.weights}
+        for name, size in self.new.sizes().items():
+            source = recipes.clones.get(name, (name, ""))[0]
+            if name in used and source and not old.keys() & {source, source.rpartition("#")[0]}:
+                return (
+                    f"{name} of the grown model comes from {source}, which the source does not have"
+                )
+            kept = source in old and source not in known
+            if kept and recipes.made(name).shape(old[source]) != size:
+                return (
+                    f"{source} has {old[source]} in the source and does not grow by the plan, but the "
+                    f"grown model has {name} with {size}"
+                )
         return ""
 
     @property
@@ -113,12 +150,16 @@ def follow(model: Model, grown: Model) -> tuple[list[Step], str]:
             try:
                 new = subject(grow(old.model, part, models=others))
             except MeristemError as error:
-                return [], f"the plan does not start from this model: {error}"
+                return [], _elsewhere(str(error))
         steps.append(Step(old, new, part, [subject(m) for m in others]))
         wrong = steps[-1].bind()
         if wrong:
-            return [], wrong
+            return [], _elsewhere(wrong)
     return steps, ""
+
+
+def _elsewhere(why: str) -> str:
+    return f"the plan does not start from this model: {why}; verify step by step"
 
 
 def interface_of(steps: Sequence[Step]) -> Interface:

@@ -219,7 +219,7 @@ def _verdict(c: Content) -> dict[str, str]:
             proved if not c.plan.approximate else "another function, as the plan says; not measured"
         )
         return {"sign": "–", "style": "plain", "text": text}
-    text = str(report).splitlines()[0]
+    text = report.headline
     if not report.ok:
         return {"sign": "✗", "style": "bad", "text": text}
     exact = all(v.word != "approximate" for v in report.levels.values())

@@ -154,12 +154,13 @@ class Report:
     @property
     def ok(self) -> bool:
         """The function was compared (gradients alone do not say what it is), and nothing differs but what
-        the plan says ("approximate")."""
+        the plan says ("approximate"). Levels that were not checked are not meant: ``headline`` names them.
+        """
         compared = any(v.checked for n, v in self.levels.items() if n != "training")
         return compared and all(v.word != DIFFERS for v in self.levels.values())
 
     def __str__(self) -> str:
-        lines = [self._headline() if self.ok else self._failure()]
+        lines = [self.headline]
         width = max(map(len, self.levels), default=0)
         for name, v in self.levels.items():
             lines.append(f"  {name:<{width}}  {v}")
@@ -172,16 +173,22 @@ class Report:
             lines += [f"  {'':<{width}}  note: {n}" for n in v.notes]
         return "\n".join(lines)
 
-    def _headline(self) -> str:
-        if any(v.word == APPROXIMATE for v in self.levels.values()):
-            return "another function, as the plan says"
-        return "the same function"
-
-    def _failure(self) -> str:
-        differ = [n for n, v in self.levels.items() if v.word == DIFFERS]
+    @property
+    def headline(self) -> str:
+        """The report in one line: what was found, and which levels it does not rest on."""
+        differ = self._levels(DIFFERS)
         if differ:
             return f"the function differs ({', '.join(differ)})"
-        return "the function could not be compared"
+        if not self.ok:
+            return "the function could not be compared"
+        planned = self._levels(APPROXIMATE)
+        found = "another function, as the plan says" if planned else "the same function"
+        left = self._levels(NOT_CHECKED)
+        return f"{found} (as measured; not checked: {', '.join(left)})" if left else found
+
+    def _levels(self, word: str) -> list[str]:
+        """Names of the levels with this word."""
+        return [n for n, v in self.levels.items() if v.word == word]
 
     def _repr_html_(self) -> str:
         """The report in a notebook: for each level its verdict, and what comes nearest to its limit."""
@@ -200,12 +207,16 @@ class Report:
             for n, v in self.levels.items()
             if v.reason
         ]
-        title = f"{'✓' if self.ok else '✗'} {self._headline() if self.ok else self._failure()}"
+        title = f"{'✓' if self.ok else '✗'} {self.headline}"
         return notebook.box(title, notebook.table("what was measured", columns, rows), *reasons)
 
     def to_data(self) -> dict[str, Any]:
-        """JSON-ready data: ``ok`` and, by level, word, reason, measures, inputs and notes."""
-        return {"ok": self.ok, "levels": {n: asdict(v) for n, v in self.levels.items()}}
+        """JSON-ready data: ``ok``, ``headline`` and, by level, word, reason, measures, inputs and notes."""
+        return {
+            "ok": self.ok,
+            "headline": self.headline,
+            "levels": {n: asdict(v) for n, v in self.levels.items()},
+        }
 
     def to_json(self) -> str:
         """``to_data`` as text; numbers that are not finite are written as words."""

@@ -162,6 +162,51 @@ def test_growth_in_stages_is_checked_as_a_whole() -> None:
     assert "does not start from this model" in str(meristem.verify(model, grown, runtime="torch"))
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "method", "why"),
+    [
+        (
+            {"mlp": 7},
+            {"layers": 3},
+            "cancel",
+            "blocks.0.up.weight has (4, 6) in the source and does not grow",
+        ),
+        (
+            {"layers": 3},
+            {"layers": 4},
+            "preserve",
+            "grows layers@blocks from 3, but the source has 2",
+        ),
+        ({"mlp": 7}, {"experts": 4}, "upcycle", "has blocks.0.experts.0.up.weight with (7, 6)"),
+        ({"layers": 3}, {"mlp@blocks.0": 7}, "preserve", "of the grown model comes from blocks.2."),
+    ],
+)
+def test_a_plan_that_starts_from_another_model(
+    first: dict[str, Any], second: dict[str, Any], method: str, why: str
+) -> None:
+    """What was grown twice is held against the first model by its outputs alone."""
+    model = net()
+    middle = meristem.grow(model, first)
+    grown = meristem.grow(middle, second, method=method)
+    report = meristem.verify(model, grown, runtime="torch")
+    assert report.headline == "the same function (as measured; not checked: algebra, training)"
+    assert why in report.levels["algebra"].reason
+    assert report.levels["training"].reason == report.levels["algebra"].reason
+    assert meristem.verify(middle, grown, runtime="torch").headline == "the same function"
+    spoil(grown, "stem.weight")
+    wrong = meristem.verify(middle, grown, runtime="torch")
+    assert wrong.levels["algebra"].word == "differs"
+    assert "stored stem.weight" in wrong.levels["algebra"].reason
+
+
+def test_a_plan_of_a_file_that_starts_from_another(tmp_path: Path) -> None:
+    file = meristem.load(net().save(tmp_path / "small.onnx"))
+    grown = meristem.grow(meristem.grow(file, {"mlp": 7}), {"layers": 3})
+    report = meristem.verify(file, grown)
+    assert report.ok, str(report)
+    assert "does not start from this model" in report.levels["algebra"].reason
+
+
 def test_an_optimizer_goes_on_through_stages() -> None:
     """Its state is what it becomes when the stages are carried out one by one."""
     torch.manual_seed(0)

@@ -63,7 +63,7 @@ def test_a_plan(model):
 def test_a_report():
     near = Verdict("noise-floor", "fine", [Measure("y", 1e-12, 1e-10)])
     said = read(Report({"algebra": near, "training": not_checked("no plan")})._repr_html_())
-    assert "✓ the same function" in said.text
+    assert "✓ the same function (as measured; not checked: training)" in said.text
     assert {"1.0e-12", "1.0e-10", "y", "not checked", "training: no plan"} <= set(said.text)
     bad = read(Report({"algebra": Verdict("differs", "it does")})._repr_html_())
     assert "✗ the function differs (algebra)" in bad.text

@@ -31,6 +31,20 @@ def test_judging():
     assert judge([fine], exact=True, failures=["shape"]).word == "differs"
 
 
+def test_the_first_line_names_levels_that_were_not_checked():
+    fine, left = Verdict("noise-floor"), not_checked("no plan")
+    report = Report({"algebra": left, "deployment": fine, "training": left})
+    said = "the same function (as measured; not checked: algebra, training)"
+    assert report.ok
+    assert report.headline == str(report).splitlines()[0] == report.to_data()["headline"] == said
+    assert Report({"algebra": fine, "training": fine}).headline == "the same function"
+    planned = Report({"algebra": Verdict("approximate"), "training": left})
+    said = "another function, as the plan says (as measured; not checked: training)"
+    assert planned.headline == said
+    alone = Report({"deployment": left, "training": fine})
+    assert (alone.ok, alone.headline) == (False, "the function could not be compared")
+
+
 def test_text_and_json():
     verdict = judge([Measure("y", float("inf"), 1e-10)], exact=False, inputs=["random at 2x3"])
     report = Report({"algebra": verdict, "training": not_checked("no plan")})
