@@ -92,6 +92,9 @@ class Expansion:
     rule: str = ""  # by which the axes ``along`` go on before all else (``rewrite.continuation``)
     along: tuple[int, ...] = ()
     mix: tuple[float, ...] = ()
+    quiet: tuple[
+        tuple[int, ...], ...
+    ] = ()  # fresh blocks whose shares have no noise (``rewrite.noise``)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -137,9 +140,6 @@ class Expansion:
         for axis, lift in enumerate(self.axes):
             if lift.shares:
                 out = self._share(out, axis, lift, _spread(old), target)
-        if self.split.noise:
-            self._halves_again(out)
-        for axis, lift in enumerate(self.axes):
             if lift.maps:
                 matrix = lift.matrix(self.maps)
                 out = np.moveaxis(np.tensordot(matrix, out.astype(np.float64), (1, axis)), 0, axis)
@@ -208,8 +208,21 @@ class Expansion:
         if self.split.noise:
             noise = rng.standard_normal(out.shape, dtype=np.float32).astype(np.float64)
             # What meets a zero need not be equal among replicas, so zeros have nothing to cancel with.
-            out += self.split.noise * spread * _centred(noise, source) * (out != 0)
+            heard = (out != 0) & np.moveaxis(self._loud(axis), axis, 0)
+            out += self.split.noise * spread * _centred(noise, source) * heard
         return np.moveaxis(out, 0, axis).astype(target)
+
+    def _loud(self, axis: int) -> Array:
+        """Which entries are not ``quiet``, where the axes up to ``axis`` are shared."""
+        blocks = [a.core.coordinates()[1] for a in self.axes]
+        blocks = [
+            b[a.shared()] if k <= axis else b
+            for k, (a, b) in enumerate(zip(self.axes, blocks, strict=True))
+        ]
+        out = np.ones([len(b) for b in blocks], bool)
+        for index in self.quiet:
+            out[_window(np.flatnonzero(b == i) for b, i in zip(blocks, index, strict=True))] = False
+        return out
 
     def _halves(self, block: Array, grids: list[list[Digits]], index: tuple[int, ...]) -> Array:
         """A fresh block whose second halves are made from the first, where its recipe says so."""
@@ -218,18 +231,6 @@ class Expansion:
             sizes = [n for n, _ in grids[axis][index[axis]]]
             block = _paired(block, axis, sizes, position, sign)
         return block
-
-    def _halves_again(self, x: Array) -> None:
-        """Noise differs from entry to entry: second halves are made from the first once more.
-
-        Halves lie along axes that are not shared themselves, so the shares still sum to what they did.
-        """
-        grids = [a.core.blocks() for a in self.axes]
-        block = [a.core.coordinates()[1][a.shared()] for a in self.axes]
-        for index, fill in self.fills.items():
-            if fill.pairs:
-                cells = _window(np.flatnonzero(b == i) for b, i in zip(block, index, strict=True))
-                x[cells] = self._halves(x[cells], grids, index)
 
     @staticmethod
     def _digits(grids: list[list[Digits]], index: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -297,6 +297,7 @@ def expansion_data(e: Expansion) -> dict[str, Any]:
         "maps": e.maps,
         "rule": [e.rule, *e.along],
         "mix": list(e.mix),
+        "quiet": [list(i) for i in e.quiet],
     }
 
 
@@ -320,6 +321,7 @@ def expansion_from(data: dict[str, Any]) -> Expansion:
         str(data["rule"][0]),
         tuple(int(a) for a in data["rule"][1:]),
         tuple(map(float, data["mix"])),
+        tuple(tuple(map(int, i)) for i in data["quiet"]),
     )
 
 

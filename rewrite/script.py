@@ -28,6 +28,7 @@ from meristem.rewrite.given import Givens
 from meristem.rewrite.graph import Graph, Literal, Weight
 from meristem.rewrite.lift import Lift
 from meristem.rewrite.limits import growing_rule
+from meristem.rewrite.noise import quiet_blocks
 from meristem.rewrite.planner import Solution
 from meristem.rewrite.registry import semantics
 from meristem.rewrite.scale import TOLERANCE
@@ -130,7 +131,11 @@ def expansion(
         progression = next(i for i, n in enumerate(w.shape) if n > 1)
     if not any(a.shares for a in axes):
         split = EVEN
-    return Expansion(w.name, axes, fills, values, flow.shifts.get(w, 0.0), seed, progression, split)
+    quiet = quiet_blocks(w, solution) if split.noise else set()
+    return Expansion(
+        w.name, axes, fills, values, flow.shifts.get(w, 0.0), seed, progression, split,
+        quiet=tuple(sorted(_renumbered(i, number) for i in quiet)),
+    )  # fmt: skip
 
 
 def lift(term: Term, growth: Growth, *, shared: bool = False) -> Lift:
