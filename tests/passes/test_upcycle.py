@@ -302,6 +302,7 @@ def test_refusals(model, grown):
         ({"mlp": 12}, "upcycle", MeristemError, "the request names none"),
         ({"experts": 4}, "upcycle:top=1", MeristemError, "so that no router would learn"),
         ({"experts": 4}, "upcycle:k=2", MeristemError, "the option of upcycle is top=2"),
+        ({"experts": 4}, "upcycle:top=3,top=2", MeristemError, "gives top twice; give it once"),
         ({"experts@third": 4}, "upcycle", SelectorError, "matches nothing"),
     ):
         with pytest.raises(error, match=why):
