@@ -170,8 +170,9 @@ _ABSENT = {
     "layers": "this model has no residual blocks (x + f(x)) that could be repeated or split: "
     'method="net2deeper" adds layers behind activations that are idempotent (relu), and widths grow '
     "anywhere",
-    "experts": "this model has no mixture of experts: "
-    'method="upcycle" makes some of its MLPs, with "experts" as the size',
+    "experts": "no weight of this model holds experts along an axis, so that their number could grow: "
+    'method="upcycle" makes mixtures of MLPs, and chooses the number once, for these experts are modules '
+    'of their own; for another number grow the model before with it, as {"experts": 8}',
     "vocabulary": "this model reads no table by integers, so it has no vocabulary",
 }
 

@@ -316,6 +316,9 @@ def test_refusals(model, grown):
         meristem.plan(linear, {"experts": 4}, method="upcycle")
     same = meristem.grow(model, {"experts": 1}, method="upcycle")
     assert not same.plan.changes
+    assert "an MLP is one expert as it is" in same.plan.notes[0]
+    with pytest.raises(SelectorError, match="experts are modules of their own; for another number"):
+        meristem.plan(grown, {"experts": 8})
 
 
 def test_old_files(model, tmp_path, monkeypatch):
