@@ -146,7 +146,7 @@ class Plan:
         if weights and max(numbers, default=0) != count and (numbers or count):
             raise CarrierError(
                 f"the plan fuses with {max(numbers, default=0)} other models, and models= holds {count}; "
-                "give those that it was made with"
+                "give those that it was made with (on the command line --model, for each)"
             )
 
     def explain(self) -> str:
