@@ -152,7 +152,8 @@ def _bound(
     plan.check_models(len(_listed(models)))
     sizes = {by_name(n): s for n, s in plan.sizes.items()}
     supplied = Supplied(_listed(models), loss, plan.learned, batches=batches, planned=True)
-    prepared = prepare(model, sizes, supplied=supplied, **{**plan.options, **(options or {})})
+    known = {**plan.options, "statistics": plan.measured, **(options or {})}
+    prepared = prepare(model, sizes, supplied=supplied, **known)
     check_plan(plan, prepared)
     return prepared
 

@@ -21,9 +21,11 @@ from meristem.cli_arguments import (
     parse_at,
     parse_axes,
     parse_sizes,
+    read_batches,
     read_given,
     read_plan,
     refuse_beside,
+    without_functions,
 )
 from meristem.cli_pipes import STREAM, Sent, received, refuse_two
 from meristem.cli_report import Page, reported
@@ -41,6 +43,10 @@ app = typer.Typer(
 
 Source = Annotated[
     Path, typer.Argument(metavar="MODEL", help="an .onnx or .pt2 file; - reads standard input")
+]
+Others = Annotated[
+    list[Path] | None,
+    typer.Option("--model", help="another model that fuse sets beside this one; repeatable"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="machine readable results")]
 
@@ -114,6 +120,11 @@ def grow(
         list[str] | None,
         typer.Option(help="what new entries hold: NAME=mean, or a .safetensors file; repeatable"),
     ] = None,
+    models: Others = None,
+    batches: Annotated[
+        list[str] | None,
+        typer.Option(help="what net2deeper measures on, as --inputs of verify; repeatable"),
+    ] = None,
     plan: Annotated[Path | None, typer.Option(help="apply this plan instead of --set")] = None,
     save_plan: Annotated[Path | None, typer.Option(help="write the plan here")] = None,
     verify: Annotated[
@@ -132,16 +143,18 @@ def grow(
         if json and str(output) == STREAM:
             raise typer.BadParameter("--json and -o - both write to standard output; choose one")
         told.files = (model, output)
+        refuse_two(model, *(models or ()))
         model = received(model, scope)
         sent = Sent(output, model, scope)
         outputs = Outputs(model, sent.path, save_plan, force=force)
         options = grow_options(
             method=method, boundary=boundary, compensate=compensate, at=parse_at(at), seed=seed,
-            given=read_given(given),
+            given=read_given(given), batches=read_batches(batches),
         )  # fmt: skip
         request = _request(sizes, plan)
         told.request = getattr(request, "sizes", request)
         told.model = loaded = _load(model)
+        options["models"] = [_load(received(m, scope)) for m in models or ()]
         told.grown = grown = _grow(loaded, request, options)
         report = None
         with outputs.staged() as staged:
@@ -201,6 +214,7 @@ def verify(
     plan: Annotated[
         Path | None, typer.Option(help="the plan of the growth; without it only outputs compare")
     ] = None,
+    models: Others = None,
     page: Page = None,
     json: Json = False,
 ) -> None:
@@ -210,7 +224,9 @@ def verify(
     with out.command(json) as scope, reported(page, context) as told:
         import meristem
 
-        refuse_two(model, grown)
+        refuse_two(model, grown, *(models or ()))
+        if models and plan is None:
+            raise typer.BadParameter("--model gives what a plan was made with; give --plan too")
         told.files = (model, grown)
         model, grown = received(model, scope), received(grown, scope)
         a, b = _load_or_package(model), _load_or_package(grown)
@@ -224,7 +240,8 @@ def verify(
         told.compared, told.plan = options, plan
         refuse_beside(packages, [m for m in (a, b) if not isinstance(m, Path)], plan, runtime)
         if plan is not None:
-            b.plan = _bound(a, read_plan(plan))
+            b.others = tuple(_load(received(m, scope)) for m in models or ())
+            b.plan = _bound(a, read_plan(plan), b.others)
         with out.progress("verifying"):
             report = meristem.verify(a, b, **options)
         if json:
@@ -297,16 +314,16 @@ def _request(sizes: list[str] | None, plan: Path | None) -> Any:
 def _grow(model: Any, request: Any, options: dict[str, Any]) -> Any:
     import meristem
 
-    with out.progress("planning and growing"):
+    with out.progress("planning and growing"), without_functions():
         return meristem.grow(model, request, **options)
 
 
-def _bound(model: Any, plan: Any) -> Any:
+def _bound(model: Any, plan: Any, others: Any) -> Any:
     """The plan in the names of the model that it is said to start from."""
     from meristem.api import bound
 
     with out.progress("binding the plan"):
-        return bound(model, plan)
+        return bound(model, plan, models=others)
 
 
 def _load_or_package(path: Path) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,31 @@ def refuse_beside(
             "against; leave --plan out, or give the model that the package was compiled from",
             path=str(packages[0]),
         )
+
+
+def read_batches(words: Sequence[str] | None) -> list[Any] | None:
+    """The inputs in files and folders, or that functions give; CarrierError where there are none."""
+    if not words:
+        return None
+    from meristem.verify.sources import read_inputs
+
+    return [one.values for one in read_inputs(words)]
+
+
+@contextmanager
+def without_functions() -> Iterator[None]:
+    """Say what to do where a method needs a loss, which the command line cannot give."""
+    from meristem.rewrite.errors import MeristemError
+
+    try:
+        yield
+    except MeristemError as error:
+        if error.facts.get("needs") != "loss":
+            raise
+        raise MeristemError(
+            f"{error}; the command line takes no such function: make the plan in Python "
+            "(meristem.plan(model, sizes, method=..., loss=...).to_json()), and carry it out with --plan"
+        ) from error
 
 
 def read_given(words: Sequence[str] | None) -> dict[str, Any] | None:

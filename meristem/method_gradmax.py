@@ -35,7 +35,8 @@ def gives(growth: Widening, solution: Solution, supplied: Supplied) -> Mapping[s
     if supplied.loss is None:
         raise MeristemError(
             'method="gradmax" reads gradients on batches: give loss=, a function of a module, such as '
-            "lambda m: torch.nn.functional.cross_entropy(m(x), y)"
+            "lambda m: torch.nn.functional.cross_entropy(m(x), y)",
+            needs="loss",
         )
     alike = entries({w.name: "mean" for site in found for w in site.others})
     given = along({n: x for site in found for n, x in site.probing().items()})

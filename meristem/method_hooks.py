@@ -20,6 +20,11 @@ from meristem.supplied import Supplied
 if TYPE_CHECKING:
     from meristem.widening import Widening
 
+_ITSELF = (
+    "the model is fused with itself, for no other one is given (models= in Python, --model on the "
+    "command line)"
+)
+
 Gives = Callable[["Widening", Solution, Supplied], Mapping[str, Any]]
 Changes = Callable[["Widening", EditScript, Method, Supplied], None]
 
@@ -39,6 +44,8 @@ def _from_next(growth: Widening, script: EditScript, _: Method, __: Supplied) ->
 
 def _from_models(growth: Widening, script: EditScript, _: Method, supplied: Supplied) -> None:
     others = [m.graph for m in supplied.models]
+    if not others:
+        growth.plan.notes.append(_ITSELF)
     growth.plan.approximate += from_models(script, growth.model.graph, others)
 
 

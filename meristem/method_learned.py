@@ -83,7 +83,8 @@ class _Maps:
         if loss is None:
             raise MeristemError(
                 'method="learned" learns on batches: give loss=, a function of a module, such as '
-                "lambda m: torch.nn.functional.cross_entropy(m(x), y)"
+                "lambda m: torch.nn.functional.cross_entropy(m(x), y)",
+                needs="loss",
             )
         if not self.sizes and not self.summed:
             raise NotPreserved(

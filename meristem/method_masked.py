@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 from meristem.rewrite.edits import EditScript
 from meristem.rewrite.errors import MeristemError, NotPreserved
@@ -47,18 +47,26 @@ def refuse_masks(model: Model) -> None:
 
 def anneal(model: Model, t: float, weights: Mapping[str, Any] | None) -> Model:
     """See ``Model.anneal``."""
-    from meristem.api import grow
+    from meristem.model import Model, in_memory
+    from meristem.preparation import prepare
 
     plan, source = model.plan, model.source
     if plan is None or source is None:
         raise MeristemError('only what method="masked" grew has masks; grow with it')
-    if isinstance(t, bool) or not 0 <= float(t) <= 1:
+    if isinstance(t, bool) or not isinstance(t, SupportsFloat) or not 0 <= float(t) <= 1:
         raise MeristemError(f"the mask goes from 0 to 1, and {t!r} is not between them")
+    if weights is not None and not isinstance(weights, Mapping):
+        raise MeristemError(
+            f"weights= is a mapping of tensors by name, not {type(weights).__name__}; give the "
+            "state_dict() of a module of this growth, or leave it out"
+        )
     t = float(t)
     named = words(plan.method) | {"width": f"masked:mask={t!r}"}
-    options = {**plan.options, "method": "+".join(named.values())}
-    out = grow(source, {by_name(n): s for n, s in plan.sizes.items()}, **options)
-    out.origin = model.origin
+    options = plan.options | {"statistics": plan.measured, "method": "+".join(named.values())}
+    with in_memory(plan):
+        prepared = prepare(source, {by_name(n): s for n, s in plan.sizes.items()}, **options)
+        again = source if prepared.masked else None
+        out = Model(prepared.carrier, source.side, prepared.plan, (), again, model.origin)
     if weights is not None:
         own = out.state_dict()
         kept = {n: w for n, w in weights.items() if n != NAME}

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 Sizes = Mapping[str, int | str]
 
+# What a plan says where every number of experts that was asked for is today's.
+NO_MIXTURE = (
+    "no mixture is made: an MLP is one expert as it is, and a mixture has two or more; ask for "
+    "as many"
+)
+
 
 def experts_wanted(model: Model, sizes: Sizes, plan: Plan) -> tuple[dict[str, int], Sizes]:
     """Numbers of experts that a request asks of MLPs, and the rest of the request.
@@ -93,4 +99,4 @@ def report_experts(prepared: Prepared) -> None:
     plan.added += script.added
 
 
-__all__ = ["experts_wanted", "mixable", "report_experts", "upcycling"]
+__all__ = ["NO_MIXTURE", "experts_wanted", "mixable", "report_experts", "upcycling"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from meristem.rewrite.dimensions import Dimension, find_dimensions
 from meristem.rewrite.equations import Equations
-from meristem.rewrite.errors import SizeError
+from meristem.rewrite.errors import CarrierError, SizeError
 from meristem.rewrite.graph import Graph
 from meristem.rewrite.plan import Plan
 
@@ -241,6 +241,15 @@ class Model:
         from meristem.reporting import write_page
 
         return write_page(self, path, before=before, verification=verification)
+
+
+def check_model(model: Any) -> None:
+    """Raises CarrierError where what shall grow is no Model."""
+    if not isinstance(model, Model):
+        raise CarrierError(
+            f"what grows is a meristem.Model, not {type(model).__name__}; meristem.trace(module, args) "
+            "makes one of a module, meristem.load(path) of a file or a program"
+        )
 
 
 @contextmanager

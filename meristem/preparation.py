@@ -10,8 +10,8 @@ from typing import Any
 from meristem.imaging import check_sizes, enlarge
 from meristem.method_depth import depth_hooks
 from meristem.method_masked import refuse_masks
-from meristem.mixtures import experts_wanted, report_experts
-from meristem.model import Model
+from meristem.mixtures import NO_MIXTURE, experts_wanted, report_experts
+from meristem.model import Model, check_model
 from meristem.passes import LAYERS
 from meristem.prepared import Prepared
 from meristem.rewrite.dimensions import Dimension
@@ -45,6 +45,7 @@ def prepare(
 ) -> Prepared | Staged:
     """Resolve, solve and script a request: a ``Prepared``, or a ``Staged`` where it takes several growths,
     one after another. Raises what ``meristem.plan`` documents."""
+    check_model(model)
     options["given"] = entries(options.get("given"))
     plan = Plan({}, **options)
     _check_options(plan)
@@ -90,6 +91,8 @@ def prepare(
         extra.measures(prepared, supplied.batches)
     if mixtures:
         report_experts(prepared)
+    elif experts:
+        plan.notes.append(NO_MIXTURE)
     if prepared.depth is not None:
         _report_depth(prepared, dimensions)
     return prepared
@@ -109,7 +112,13 @@ def _copied(model: Model, rounds: Mapping[str, tuple[int, int]], plan: Plan) -> 
 
 
 def _check_layers(asked: Asked) -> None:
-    """MeristemError where a method is named for layers and none are asked for."""
+    """MeristemError where a method or places are named for layers and none are asked for."""
+    if asked.plan.at != "end" and not asked.of("layers"):
+        raise SizeError(
+            f"at={asked.plan.at!r} says where new layers go, and the request names none; add them, as "
+            '{"layers": "+2"}, or leave it out',
+            at=asked.plan.at,
+        )
     named = words(asked.plan.method).get("depth")
     if named and not asked.of("layers"):
         raise MeristemError(

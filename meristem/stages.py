@@ -225,7 +225,7 @@ def carry_out(
     for number, part in enumerate(parts, 1):
         targets = {n: sizes.get(n, t) for n, t in part.asks(asked).items()}
         names = trail.names(targets, part, asked.chosen, model, at)
-        options = {**plan.options, "method": part.words(asked)}
+        options = {**plan.options, "statistics": plan.measured, "method": part.words(asked)}
         options["given"] = _given(part, asked)
         if not part.main:
             options |= {"at": "end", "statistics": {}}

@@ -53,8 +53,8 @@ class Step:
 
         try:
             supplied = Supplied([s.model for s in self.others], maps=self.plan.maps)
-            options = self.plan.options
-            options["method"] = only(self.plan.method, "width", "positions", "experts")
+            wide = only(self.plan.method, "width", "positions", "experts")
+            options = self.plan.options | {"method": wide, "at": "end"}
             prepared = prepare(self.old.model, width, supplied=supplied, **options)
         except MeristemError as error:
             return str(error)

@@ -163,7 +163,7 @@ def needs(plan: Plan) -> list[str]:
     if any(p.statistics for p in plan.steps):
         out.append("statistics that were measured on batches; the plan holds them")
     if any(d.partition(":")[1] for p in plan.steps for e in p.weights.values() for d in e.donors):
-        out.append("the other models that were fused (models=...)")
+        out.append("the other models that were fused (models=..., or --model)")
     return out
 
 

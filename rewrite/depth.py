@@ -223,8 +223,8 @@ def _clones(stack: Stack, target: int, at: At, order: str) -> list[CloneEdit]:
     if added % stack.period:
         sizes = ", ".join(map(str, possible_sizes(stack)[1:]))
         raise SizeError(
-            f"the blocks of {stack.name} alternate with a period of {stack.period}, so it grows to "
-            f"{sizes}, ..., not to {target}",
+            f"the operators and constants of the blocks of {stack.name} repeat only every {stack.period} "
+            f"blocks, so it grows to {sizes}, ..., not to {target}",
             dimension=stack.name,
             size=stack.size,
             target=target,

@@ -235,7 +235,7 @@ def method(text: str) -> Chosen:
     named = words(text)
     for part, word in named.items():
         name, _, options = (part.strip() for part in word.partition(":"))
-        given = dict(_option(text, w) for w in options.split(",")) if options else {}
+        given = _options(text, options)
         if part == "depth":
             out = replace(out, depth=name, **_depth(text, name, given))
         elif part == "experts":
@@ -341,6 +341,16 @@ def _top(text: str, given: dict[str, str]) -> int:
             "takes; the weight of a single one is always 1, so that no router would learn"
         )
     return int(top)
+
+
+def _options(text: str, words: str) -> dict[str, str]:
+    """Options by name; MeristemError where one comes twice."""
+    pairs = [_option(text, word) for word in words.split(",")] if words else []
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise MeristemError(f"method={text!r} gives {twice[0]} twice; give it once")
+    return dict(pairs)
 
 
 def _option(text: str, word: str) -> tuple[str, str]:

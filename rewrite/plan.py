@@ -93,8 +93,13 @@ class Plan:
         return {name: text for p in self.steps for name, text in p.maps.items()}
 
     @property
+    def measured(self) -> dict[str, str]:
+        """The ``statistics`` of all its growths."""
+        return {name: text for p in self.steps for name, text in p.statistics.items()}
+
+    @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments that repeat this plan."""
+        """Keyword arguments that repeat this plan, but for what was learned or ``measured``."""
         return {
             "method": self.method,
             "boundary": self.boundary,
@@ -102,7 +107,6 @@ class Plan:
             "at": self.at,
             "seed": self.seed,
             "given": {name: entry for p in self.steps for name, entry in p.given.items()},
-            "statistics": {name: text for p in self.steps for name, text in p.statistics.items()},
         }
 
     def check(self, proved: Plan, stored: Mapping[str, str]) -> None:
@@ -142,7 +146,7 @@ class Plan:
         if weights and max(numbers, default=0) != count and (numbers or count):
             raise CarrierError(
                 f"the plan fuses with {max(numbers, default=0)} other models, and models= holds {count}; "
-                "give those that it was made with"
+                "give those that it was made with (on the command line --model, for each)"
             )
 
     def explain(self) -> str:

@@ -14,6 +14,9 @@ from meristem.rewrite.errors import PinnedDimension, SelectorError, SizeError
 
 Target = int | str
 
+# No machine holds more coordinates along one axis; sizes that count them have 63 bits.
+MOST = 10**12
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -98,13 +101,18 @@ def specificity(selector: str, names: Mapping[str, Dimension]) -> int:
 
 
 def check_target(selector: str, target: Target) -> None:
-    """An int, "+n", "xf", or "%n" (the next multiple of n)."""
+    """An int, "+n", "xf", or "%n" (the next multiple of n), none beyond all memory."""
     if isinstance(target, bool) or not isinstance(target, (int, str)):
         raise SizeError(f'{selector}: {target!r} is not a size; give 64, "+8", "x1.5" or "%64"')
     if isinstance(target, str) and not re.fullmatch(
         r"\+?\d+|x\d+(\.\d+)?|%0*[1-9]\d*", target.strip()
     ):
         raise SizeError(f'{selector}: {target!r} is not a size; give 64, "+8", "x1.5" or "%64"')
+    number = target if isinstance(target, int) else float(target.strip().lstrip("+x%"))
+    if number > MOST:
+        raise SizeError(
+            f"{selector}: a size above {MOST:,} does not fit into memory; ask for a smaller one"
+        )
 
 
 def wanted(target: Target, size: int) -> tuple[int, bool]:
@@ -162,8 +170,9 @@ _ABSENT = {
     "layers": "this model has no residual blocks (x + f(x)) that could be repeated or split: "
     'method="net2deeper" adds layers behind activations that are idempotent (relu), and widths grow '
     "anywhere",
-    "experts": "this model has no mixture of experts: "
-    'method="upcycle" makes some of its MLPs, with "experts" as the size',
+    "experts": "no weight of this model holds experts along an axis, so that their number could grow: "
+    'method="upcycle" makes mixtures of MLPs, and chooses the number once, for these experts are modules '
+    'of their own; for another number grow the model before with it, as {"experts": 8}',
     "vocabulary": "this model reads no table by integers, so it has no vocabulary",
 }
 

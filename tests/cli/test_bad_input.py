@@ -319,6 +319,14 @@ def test_a_function_of_inputs_that_goes_wrong(mlp, tmp_path, body, says):
     assert says in refused("verify", mlp, mlp, "--inputs", f"{file}:f", error="CarrierError")
 
 
+@pytest.mark.parametrize("method", ["gradmax", "learned"])
+def test_a_loss_is_given_in_python(decoder, tmp_path, method):
+    words = ("--set", "mlp@blocks.0.mlp=24", "--method", method)
+    message = refused("grow", decoder, "-o", tmp_path / "out.pt2", *words, error="MeristemError")
+    assert "make the plan in Python" in message
+    assert message.endswith("and carry it out with --plan\n")
+
+
 def test_a_plan_that_is_not_there(mlp, out, tmp_path):
     message = refused("grow", mlp, "-o", out, "--plan", tmp_path / "no.json", error="CarrierError")
     assert "--save-plan" in message

@@ -111,6 +111,37 @@ def test_a_plan_is_written_and_used_again(mlp, tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_models_are_fused(mlp, tmp_path):
+    first = onnx.load(mlp)
+    for stored in first.graph.initializer:
+        stored.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(stored), stored.name))
+    other, out, plan = (tmp_path / n for n in ("other.onnx", "out.onnx", "plan.json"))
+    onnx.save(first, other)
+    words = ("grow", mlp, "-o", out, "--set", "mlp=x2", "--method", "fuse", "--json")
+    done = run(*words, "--model", other, "--save-plan", plan, "--verify")
+    assert done.code == 0
+    assert not done.data["notes"]
+    both = {"mlp": "x2"}, {"method": "fuse", "models": [meristem.load(other)]}
+    expected = meristem.grow(meristem.load(mlp), both[0], **both[1]).state_dict()
+    got = meristem.load(out).state_dict()
+    assert all(np.array_equal(got[n], expected[n]) for n in expected)
+    assert run("verify", mlp, out, "--plan", plan, "--model", other).code == 0
+    assert "--model, for each" in refused("verify", mlp, out, "--plan", plan, error="CarrierError")
+    assert run("verify", mlp, out, "--model", other).code == 2
+    (note,) = run(*words, "--force").data["notes"]
+    assert note.startswith("the model is fused with itself")
+
+
+def test_batches_of_a_file_are_measured(tmp_path):
+    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    meristem.trace(net, (torch.randn(2, 4),)).save(tmp_path / "net.pt2")
+    np.savez(tmp_path / "batch.npz", np.ones((8, 4), np.float32))
+    words = ("grow", tmp_path / "net.pt2", "-o", tmp_path / "out.pt2", "--set", "layers@0=2")
+    given = ("--method", "net2deeper", "--batches", tmp_path / "batch.npz", "--json")
+    (note,) = run(*words, *given).data["notes"]
+    assert note.endswith("batch norms with statistics measured on batches")
+
+
 def test_force_replaces(mlp, tmp_path):
     out = tmp_path / "out.onnx"
     out.write_text("old")

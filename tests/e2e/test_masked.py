@@ -198,9 +198,11 @@ def test_what_cannot_be_annealed() -> None:
     with pytest.raises(MeristemError, match='only what method="masked" grew has masks'):
         plain.anneal(0.5)
     grown = meristem.grow(model, REQUEST, method="masked")
-    for t in (-0.1, 1.5):
+    for t in (-0.1, 1.5, "x", None):
         with pytest.raises(MeristemError, match="the mask goes from 0 to 1"):
             grown.anneal(t)
+    with pytest.raises(MeristemError, match=r"weights= is a mapping of tensors by name, not str"):
+        grown.anneal(1, "x")
     state = grown.module().state_dict()
     state["up.weight"] = state["up.weight"][:5]
     with pytest.raises(CarrierError, match=r"up\.weight is"):

@@ -298,6 +298,8 @@ def test_a_method_that_does_not_apply_says_what_would() -> None:
         meristem.grow(model, {"mlp@first": 18}, method="copy")
     with pytest.raises(MeristemError, match="method='lottery' is not known; choose from preserve"):
         meristem.plan(model, {"mlp": "x2"}, method="lottery")
+    with pytest.raises(MeristemError, match="gives noise twice; give it once"):
+        meristem.plan(model, {"mlp": "x2"}, method="clone:noise=0.1,noise=0.9")
 
 
 def test_fpi_copies_through_norms_and_says_so() -> None:

@@ -138,7 +138,7 @@ def test_blocks_that_alternate_are_stacked_by_periods() -> None:
     (stack,) = (d for d in model.dimensions if d.kind == "layers")
     grown = meristem.grow(model, {"layers": "x2"}, method="stack:order=interleave")
     assert grown[stack.name].size == 2 * stack.size
-    with pytest.raises(SizeError, match="alternate with a period of 2"):
+    with pytest.raises(SizeError, match="repeat only every 2 blocks, so it"):
         meristem.plan(model, {"layers": "+1"}, method="stack")
 
 

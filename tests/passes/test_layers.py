@@ -96,7 +96,7 @@ def test_stacks_grow_apart():
 
 def test_alternating_blocks_grow_by_whole_periods():
     model, _ = traced("gemma2")
-    with pytest.raises(SizeError, match="period of 2, so it grows to 4, 6, 8") as caught:
+    with pytest.raises(SizeError, match="every 2 blocks, so it grows to 4, 6, 8") as caught:
         meristem.grow(model, {"layers": 3})
     assert caught.value.possible == [2, 4, 6, 8]
 

@@ -302,6 +302,7 @@ def test_refusals(model, grown):
         ({"mlp": 12}, "upcycle", MeristemError, "the request names none"),
         ({"experts": 4}, "upcycle:top=1", MeristemError, "so that no router would learn"),
         ({"experts": 4}, "upcycle:k=2", MeristemError, "the option of upcycle is top=2"),
+        ({"experts": 4}, "upcycle:top=3,top=2", MeristemError, "gives top twice; give it once"),
         ({"experts@third": 4}, "upcycle", SelectorError, "matches nothing"),
     ):
         with pytest.raises(error, match=why):
@@ -315,6 +316,9 @@ def test_refusals(model, grown):
         meristem.plan(linear, {"experts": 4}, method="upcycle")
     same = meristem.grow(model, {"experts": 1}, method="upcycle")
     assert not same.plan.changes
+    assert "an MLP is one expert as it is" in same.plan.notes[0]
+    with pytest.raises(SelectorError, match="experts are modules of their own; for another number"):
+        meristem.plan(grown, {"experts": 8})
 
 
 def test_old_files(model, tmp_path, monkeypatch):

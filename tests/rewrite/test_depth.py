@@ -193,7 +193,7 @@ def test_blocks_that_alternate_grow_by_whole_periods(layers):
     s = alternating(layers)
     (stack,) = s.stacks()
     assert (stack.size, stack.period) == (layers, 2)
-    with pytest.raises(SizeError, match=f"period of 2, so it grows to {layers + 2}") as caught:
+    with pytest.raises(SizeError, match=f"every 2 blocks, so it grows to {layers + 2}") as caught:
         grow(s, 1)
     assert caught.value.possible == possible_sizes(stack)
     assert [c.source for c in grow(s, 2).clones] == [layers - 2, layers - 1]

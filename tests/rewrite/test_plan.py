@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import meristem
-from meristem.rewrite.errors import CarrierError
+from meristem.rewrite.errors import CarrierError, SizeError
 from meristem.rewrite.plan import Plan
 
 
@@ -79,6 +79,30 @@ def test_recipes_that_are_not_those_of_the_proof(change):
     with pytest.raises(CarrierError, match=r"does not fit this model: .* by the proof") as caught:
         meristem.grow(model, plan)
     assert "up.weight" in caught.value.weights
+
+
+@pytest.mark.parametrize("what", [Perceptron(), "x.onnx", None])
+def test_what_is_no_model_says_how_to_make_one(what):
+    for verb in (meristem.plan, meristem.grow):
+        with pytest.raises(
+            CarrierError, match=r"meristem\.trace\(module, args\) makes .* of a file"
+        ):
+            verb(what, {"mlp": 18})
+    plan = meristem.plan(traced(), {"mlp": 18})
+    with pytest.raises(CarrierError, match=type(what).__name__):
+        meristem.grow(what, plan)
+
+
+def test_arguments_that_nothing_heeds():
+    model = traced()
+    plan = meristem.plan(model, {"mlp": 18})
+    for what in ({"mlp": 18}, plan):
+        with pytest.raises(TypeError, match=r"takes no statistics=; .* seed=, given=$"):
+            meristem.grow(model, what, statistics={})
+        with pytest.raises(
+            SizeError, match=r"says where new layers go, and the request names none"
+        ):
+            meristem.grow(model, what, at=[7])
 
 
 def test_a_plan_of_another_size_of_the_same_class():

@@ -85,6 +85,12 @@ def test_a_request_is_atomic_and_names_the_rest():
     assert list(grown({"width": 9}, boundary="crop")) == ["width@head"]
 
 
+@pytest.mark.parametrize("target", [10**30, f"+{10**30}", f"x{10**400}", f"%{10**30}"])
+def test_sizes_beyond_all_memory(target):
+    with pytest.raises(SizeError, match="does not fit into memory; ask for a smaller one"):
+        resolve(MODEL, {"mlp": target})
+
+
 @pytest.mark.parametrize("target", ["x", "9.5", "-1", "%0", "%", "%-8", 1.5, True, None])
 def test_what_is_no_size(target):
     with pytest.raises(SizeError, match="is not a size"):
