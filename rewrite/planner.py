@@ -13,14 +13,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any
 
 from meristem.rewrite.axes import Term, find
-from meristem.rewrite.blocks import Growth
+from meristem.rewrite.blocks import Growth, source_block
 from meristem.rewrite.cell import OPPOSITE, PAIR, POSITIVE, TWIN, ZERO, Cell
 from meristem.rewrite.equations import Equations
 from meristem.rewrite.errors import NotPreserved
 from meristem.rewrite.flow import Failure, Flow, Obligation
-from meristem.rewrite.formula import Assignment
+from meristem.rewrite.formula import Assignment, var
 from meristem.rewrite.graph import Op
 from meristem.rewrite.methods import METHODS
 
@@ -188,7 +190,39 @@ def _settle(flow: Flow, assignment: Assignment) -> list[Failure]:
     for o in flow.obligations:
         (possible if assignment.units(o.formula) else failed).append(o)
     failed += [o for o in possible if not assignment.choose(o.formula)]
-    return [Failure(o.op, o.why, o.atoms) for o in failed]
+    return [*(Failure(o.op, o.why, o.atoms) for o in failed), *_agree(flow, assignment)]
+
+
+def _agree(flow: Flow, assignment: Assignment) -> Iterator[Failure]:
+    """A block that repeats others along two digits: each of these must repeat along the other digit.
+
+    The recipe repeats along one of them. That the result repeats along the other too follows if the two
+    ways lead to the same entries.
+    """
+    waiting: list[Any] = list(assignment.held)
+    while waiting:
+        w, index = waiting.pop()
+        twins = [int(p.removeprefix(TWIN)) for p in assignment.held[w, index] if p.startswith(TWIN)]
+        for k, j in permutations(sorted(twins), 2):
+            source = (w, source_block(flow.grid(w), index, k))
+            wanted = f"{TWIN}{j - (j > k)}"
+            if wanted in assignment.held.get(source, ()):
+                continue
+            if assignment.choose(var(source, wanted)):
+                waiting.append(source)
+            elif not _zeros(flow, assignment, w, index, twins):
+                atoms = frozenset(a for _, a in flow.fresh_digits(flow.grid(w), index))
+                yield Failure(
+                    w.uses[0][0],
+                    f"reads {w.name}, whose new entries would repeat two others",
+                    atoms,
+                )
+
+
+def _zeros(flow: Flow, assignment: Assignment, w: Any, index: Any, twins: Sequence[int]) -> bool:
+    """Are all blocks that are repeated zero?"""
+    sources = (source_block(flow.grid(w), index, k) for k in twins)
+    return all(ZERO in assignment.held.get((w, s), ()) for s in sources)
 
 
 def _refusal(

@@ -26,7 +26,7 @@ class Space:
     too; without it these are halves and quarters of the target. ``growths`` is the largest number of
     growths, ``when`` from which share of a run to which they may come,
     ``spend`` the least share of the budget that a run is given: runs of several lengths make the front.
-    ``options`` are those of every stage.
+    ``options`` are those of every stage; ``at`` is left out where a stage has no layers.
 
     Raises SizeError where a start is above its target, MeristemError for the rest.
     """
@@ -105,7 +105,9 @@ class Space:
             reached = {s: max(level[s], n) for s, n in top.items()}
             sizes = {s: rungs[s][n] for s, n in reached.items() if n > level[s]}
             level = reached
-            stages.append(Stage(sizes, AtFlops(at * own), method, dict(self.options)))
+            deeper = any(s.partition("@")[0].partition("#")[0] == "layers" for s in sizes)
+            options = {n: v for n, v in self.options.items() if n != "at" or deeper}
+            stages.append(Stage(sizes, AtFlops(at * own), method, options))
         return Schedule(stages, start), own
 
     def baselines(self, budget: float) -> list[tuple[Schedule, float]]:
