@@ -52,11 +52,12 @@ chromium:
 	chromium chromium-driver >/dev/null; }
 
 # In parts, each with a record of its own, so that a run which was interrupted goes on; `make clean` starts
-# anew. The last six split what is marked as full by folders and by the names of cases, so that none is left out.
-PARTS := quick rest passes e2e dynamic-23 static-20 static-23
+# anew. All but the first split what is marked as full by folders and by the names of cases, so that none is left out.
+FOLDERS := backends docs passes rewrite verify
+PARTS := quick rest $(FOLDERS) e2e dynamic-23 static-20 static-23
 SELECT_quick := -m "not full and not browser"
-SELECT_rest := -m full --ignore tests/passes --ignore tests/e2e
-SELECT_passes := -m full tests/passes
+$(foreach folder,$(FOLDERS),$(eval SELECT_$(folder) := -m full tests/$(folder)))
+SELECT_rest := -m full $(FOLDERS:%=--ignore tests/%) --ignore tests/e2e
 SELECT_e2e := -m full -k "not (True-23 or False-20 or False-23)" tests/e2e
 SELECT_dynamic-23 := -m full -k True-23
 SELECT_static-20 := -m full -k False-20
