@@ -52,7 +52,7 @@ class Asked:
         )
         if not width.units or not any(map(grows, others)):
             return []
-        return [w for w in tables if not (width.copies and _multiple(w))]
+        return [w for w in tables if grows(w) and not (width.copies and _multiple(w))]
 
     @property
     def deepens(self) -> bool:
