@@ -26,6 +26,9 @@ from meristem.rewrite.resizing import GRID, matrix, resized
 # How many entries of a neighbouring block are looked at to draw fresh ones like them.
 SAMPLE = 1 << 18
 
+# How unequal shares are at least where noise is left out.
+QUIET = 0.5
+
 # Entries beyond this are no weights: they hide scores.
 HIDDEN = 1e4
 
@@ -201,15 +204,20 @@ class Expansion:
         rows = np.moveaxis(x, axis, 0).astype(np.float64)
         counts = np.bincount(source, minlength=len(rows)).astype(np.float64)
         rng = generator(f"{self.seed}|{self.name}|share{axis}")
-        part = (
-            1 + self.split.unequal * _centred(rng.uniform(-1, 1, len(source)), source)
-        ) / counts[source]
-        out = rows[source] * part.reshape(-1, *[1] * (rows.ndim - 1))
+        apart = _centred(rng.uniform(-1, 1, len(source)), source)
+
+        def shares(unequal: float) -> Array:
+            part = (1 + unequal * apart) / counts[source]
+            return np.asarray(rows[source] * part.reshape(-1, *[1] * (rows.ndim - 1)))
+
+        out = shares(self.split.unequal)
         if self.split.noise:
             noise = rng.standard_normal(out.shape, dtype=np.float32).astype(np.float64)
+            loud = np.moveaxis(self._loud(axis), axis, 0)
             # What meets a zero need not be equal among replicas, so zeros have nothing to cancel with.
-            heard = (out != 0) & np.moveaxis(self._loud(axis), axis, 0)
-            out += self.split.noise * spread * _centred(noise, source) * heard
+            noise = self.split.noise * spread * _centred(noise, source) * (out != 0)
+            # Without noise replicas part by their shares, or they would stay equal under training.
+            out = np.where(loud, out + noise, shares(max(self.split.unequal, QUIET)))
         return np.moveaxis(out, 0, axis).astype(target)
 
     def _loud(self, axis: int) -> Array:
