@@ -76,7 +76,9 @@ def _folders(cases: list[ElementTree.Element]) -> list[str]:
     states: dict[str, Counter[str]] = defaultdict(Counter)
     seconds: Counter[str] = Counter()
     for case in cases:
-        folder = case.attrib["classname"].split(".")[1]
+        # A file that is skipped as a whole, or whose worker died, is its name, without a class.
+        where = case.attrib["classname"] or case.attrib["name"].replace("/", ".")
+        folder = where.split(".")[1]
         states[folder][_state(case)] += 1
         seconds[folder] += float(case.attrib["time"])  # type: ignore[assignment]
     out = ["| tests/ | passed | skipped | failed | seconds |", "|---|---|---|---|---|"]
