@@ -99,15 +99,13 @@ def prepare(
 
 
 def _copied(model: Model, rounds: Mapping[str, tuple[int, int]], plan: Plan) -> bool:
-    """Are whole multiples of these dimensions made by copies?"""
+    """Are whole multiples of these dimensions made by copies? Not where they are refused."""
     sizes = {n: multiple for n, (multiple, _) in rounds.items()}
-    options = {
-        **plan.options,
-        "method": only(plan.method, "width"),
-        "given": None,
-        "statistics": {},
-    }
-    step = prepare(model, sizes, **options)
+    options = plan.options | {"method": only(plan.method, "width"), "given": None, "at": "end"}
+    try:
+        step = prepare(model, sizes, **options)
+    except (NotPreserved, SizeError):
+        return False
     return all(is_copied(c) for c in step.plan.changes if c.name in sizes)
 
 

@@ -42,15 +42,15 @@ class Asked:
         return [w for w in self.wishes if w.dimension.kind in kinds]
 
     @property
+    def widths(self) -> list[Wish]:
+        """What is asked of the sizes of weights."""
+        return [w for w in self.wishes if w.dimension.kind not in ("layers", "image")]
+
+    @property
     def rows(self) -> list[Wish]:
         """Tables, beside widths, whose new rows the method of width cannot make."""
         width, tables = self.chosen.width, self.of("vocabulary", "positions")
-        others = (
-            w
-            for w in self.wishes
-            if w not in tables and w.dimension.kind not in ("layers", "image")
-        )
-        if not width.units or not any(map(grows, others)):
+        if not width.units or not any(grows(w) for w in self.widths if w not in tables):
             return []
         return [w for w in tables if grows(w) and not (width.copies and _multiple(w))]
 
@@ -66,9 +66,8 @@ class Asked:
         That of a model without them is proved for what each block reads today, and a copy reads another
         stream. Methods of width that are not exact keep the order in which they are published.
         """
-        widths = (w for w in self.wishes if w.dimension.kind not in ("layers", "image"))
         exact = self.chosen.width.widens_exactly and bool(self.chosen.order)
-        return self.deepens and exact and any(map(grows, widths))
+        return self.deepens and exact and any(map(grows, self.widths))
 
 
 def _multiple(w: Wish) -> bool:

@@ -79,7 +79,8 @@ class Expansion:
     shared. Blocks are numbered over the axes before they are shared. ``donors`` are names of further
     tensors of the same shape, ``blend`` says what replicas take from them (``rewrite.blend``), or ``mix``
     with what factors they are summed in place of the tensor (``rewrite.combine``). ``maps`` are the
-    matrices C [new - old, old] of mapped axes by name (``rewrite.maps``)."""
+    matrices C [new - old, old] of mapped axes by name (``rewrite.maps``). ``quiet`` are fresh blocks whose
+    shares have no noise (``rewrite.noise``)."""
 
     name: str
     axes: tuple[Lift, ...]
@@ -95,9 +96,7 @@ class Expansion:
     rule: str = ""  # by which the axes ``along`` go on before all else (``rewrite.continuation``)
     along: tuple[int, ...] = ()
     mix: tuple[float, ...] = ()
-    quiet: tuple[
-        tuple[int, ...], ...
-    ] = ()  # fresh blocks whose shares have no noise (``rewrite.noise``)
+    quiet: tuple[tuple[int, ...], ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -213,11 +212,12 @@ class Expansion:
         out = shares(self.split.unequal)
         if self.split.noise:
             noise = rng.standard_normal(out.shape, dtype=np.float32).astype(np.float64)
-            loud = np.moveaxis(self._loud(axis), axis, 0)
             # What meets a zero need not be equal among replicas, so zeros have nothing to cancel with.
-            noise = self.split.noise * spread * _centred(noise, source) * (out != 0)
-            # Without noise replicas part by their shares, or they would stay equal under training.
-            out = np.where(loud, out + noise, shares(max(self.split.unequal, QUIET)))
+            out += self.split.noise * spread * _centred(noise, source) * (out != 0)
+            if self.quiet:
+                # Without noise replicas part by their shares, or they would stay equal under training.
+                loud = np.moveaxis(self._loud(axis), axis, 0)
+                out = np.where(loud, out, shares(max(self.split.unequal, QUIET)))
         return np.moveaxis(out, 0, axis).astype(target)
 
     def _loud(self, axis: int) -> Array:

@@ -64,14 +64,16 @@ def _unequal(v: Value, op: Op, side: int, solution: Solution) -> Iterator[Key]:
 def _meets_copies(
     op: Op, side: int, where: dict[int, int], split: set[tuple[int, int]], solution: Solution
 ) -> bool:
-    """Is the other operand, in all blocks that meet this one, proved to repeat what it holds?"""
+    """Is the other operand, in all blocks that meet this one, proved to repeat what it holds? Not where
+    no block of it meets this one: then their axes are cut into other pieces."""
     flow, labels = solution.flow, contracted(op)
     assert labels is not None, op
     other, x = labels[1 - side], op.inputs[1 - side]
-    grid = flow.grid(x)
+    grid, met = flow.grid(x), False
     for at in np.ndindex(*map(len, grid)):
         if any(where.get(k, i) != i for k, i in zip(other, at, strict=True)):
             continue
+        met = True
         cell = flow.of(x)[at]
         fresh = flow.fresh_digits(grid, at)
         twins = [
@@ -79,7 +81,7 @@ def _meets_copies(
         ]
         if len(twins) < len(split) or not all(solution.assignment.holds(t) for t in twins):
             return False
-    return True
+    return met
 
 
 def _key(digits: Sequence[tuple[int, int]]) -> Key:

@@ -352,6 +352,18 @@ def test_one_after_another() -> None:
     assert algebra_error(model, last, TOKENS) <= LIMIT
 
 
+def test_rounds_of_copies_beside_layers_at_chosen_places() -> None:
+    """Places are for the layers; the rounds that come before them take none."""
+    model = decoder()
+    grown = meristem.grow(model, {"hidden": "x2.5", "layers": 4}, method="lemon", at="spread")
+    sizes = [(c.before, c.after) for c in grown.plan.changes if c.kind == "hidden"]
+    hidden = sizes[0][0]
+    assert sizes == [(hidden, 2 * hidden), (2 * hidden, 5 * hidden // 2)]
+    assert algebra_error(model, grown, TOKENS) <= LIMIT
+    again = meristem.grow(model, meristem.Plan.from_json(grown.plan.to_json())).state_dict()
+    assert all(torch.equal(w, again[n]) for n, w in grown.state_dict().items())
+
+
 def test_net2deeper_with_width() -> None:
     model, inputs = model_of("convolutions")
     (site,) = [n for n in model.sites if "grouped" in n]

@@ -55,7 +55,9 @@ def test_random_modules():
 @settings(calm, max_examples=100, derandomize=False)
 @given(st.data())
 def test_many_random_modules(data):
-    several_growths(data, data.draw(stacks(most=4)), [])
+    count = []
+    several_growths(data, data.draw(stacks(most=4)), count, plans=3)
+    assert len(count) == 3
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -63,4 +65,5 @@ def test_every_block_alone(name):
     """All free axes at once, with the width of the stream."""
     module = Stack((name,), 6, tokens=False, seed=1)
     t = traced(module, (module.example(),))
-    grow(t, {a: a.size + 1 + i % 2 for i, a in enumerate(t.free())})
+    grown = grow(t, {a: a.size + 1 + i % 2 for i, a in enumerate(t.free())})
+    assert any(w.shape != grown.tensors[n].shape for n, w in t.carrier.tensors.items())

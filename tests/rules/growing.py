@@ -147,9 +147,9 @@ def grow_everything(
 
 def check(
     solution: Solution, script: Any, given: Sequence[Mapping[str, Array]], before: Sequence[Any]
-) -> None:
-    """Outputs to 1e-10, every claim of the proof, and every size of the axis terms."""
-    graph = solution.eq.graph
+) -> int:
+    """Outputs to 1e-10, every claim of the proof, and every size of the axis terms; how many values."""
+    graph, checked = solution.eq.graph, 0
     try:
         grown, where = rebuild(graph, script)
     except (ValueError, AssertionError, IndexError) as why:
@@ -168,6 +168,8 @@ def check(
         for v in graph.values():
             if v in where:
                 claims(solution, v, np.asarray(held[v]), np.asarray(after[where[v]]))
+                checked += 1
+    return checked
 
 
 def compare(new: Array, old: Array, what: str) -> None:

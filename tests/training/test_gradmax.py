@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import meristem
 from meristem.rewrite.errors import MeristemError, NotPreserved, OutputError
 from tests.e2e.measure import algebra_error
+from tests.e2e.test_donors import Block
 from tests.e2e.test_methods import model_of
 
 
@@ -208,15 +209,6 @@ def test_a_plan_holds_what_was_found() -> None:
             assert torch.equal(weights[name], tensor)
 
 
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(6, 8), nn.Linear(8, 6)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.down(torch.tanh(self.up(x)))
-
-
 def residual() -> Any:
     torch.manual_seed(2)
     module = nn.Sequential(nn.Linear(6, 6), Block(), Block(), nn.Linear(6, 4))
@@ -246,14 +238,14 @@ def test_units_that_begin_with_nothing_wake_in_new_layers(depth: str, together: 
     """Before what is zero in a new block they would never learn; an odd number leaves one unpaired."""
     model = residual()
     if together:
-        request = {"mlp": 11, "layers": 3}
+        request = {"mlp": 7, "layers": 3}
         grown = meristem.grow(model, request, method=f"gradmax+{depth}", loss=doubled)
     else:
-        model = meristem.grow(model, {"mlp": 11}, method="gradmax", loss=doubled)
+        model = meristem.grow(model, {"mlp": 7}, method="gradmax", loss=doubled)
         grown = meristem.grow(model, {"layers": 3}, method=depth)
     assert algebra_error(model, grown, X.double()) <= 1e-10
-    assert not grown.state_dict()["1.up.weight"][8:].any(), "old blocks keep theirs"
-    assert grown.state_dict()["3.up.weight"][8:].all()
+    assert not grown.state_dict()["1.up.weight"][4:].any(), "old blocks keep theirs"
+    assert grown.state_dict()["3.up.weight"][4:].all()
     assert not entries_that_never_learn(grown.module())
     report = meristem.verify(model, grown, runtime="torch", inputs=[(X.double(),)])
     assert report.ok, str(report)
@@ -262,7 +254,7 @@ def test_units_that_begin_with_nothing_wake_in_new_layers(depth: str, together: 
 def test_zeros_that_would_never_learn_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Level 3 knows them by their gradients, whatever left them."""
     monkeypatch.setattr("meristem.rewrite.depth._wake", lambda clone: None)
-    model = meristem.grow(residual(), {"mlp": 11}, method="gradmax", loss=doubled)
+    model = meristem.grow(residual(), {"mlp": 7}, method="gradmax", loss=doubled)
     grown = meristem.grow(model, {"layers": 3})
     assert entries_that_never_learn(grown.module()) == {
         "3.up.weight": 18,
@@ -278,7 +270,7 @@ def test_a_plan_does_not_fit_a_file_that_renamed_its_weights(tmp_path: Path) -> 
     module = residual().module()
     x = X.double().reshape(4, 8, 6)  # three axes: the exporter stores the transposed weights
     model = meristem.trace(module, (x,))
-    grown = meristem.grow(model, {"mlp": 11}, method="gradmax", loss=lambda m: m(x).square().mean())
+    grown = meristem.grow(model, {"mlp": 7}, method="gradmax", loss=lambda m: m(x).square().mean())
     path = tmp_path / "model.onnx"
     torch.onnx.export(module, (x,), path, dynamo=True, verbose=False)
     with pytest.raises(
